@@ -1,0 +1,5 @@
+"""``python -m clapkit``."""
+
+from clapkit.cli import main
+
+main()

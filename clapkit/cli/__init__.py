@@ -1,0 +1,80 @@
+"""The command line: five commands, and the one place where errors become exit codes.
+
+Nothing heavy is imported here, so that ``clapkit --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+import clapkit
+from clapkit.cli import embed, eval, prepare, retrieve, train
+from clapkit.cli.options import command_function
+from clapkit.config import CONFIGS, CommonConfig, resolve
+from clapkit.errors import ClapkitError
+
+EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
+
+app = typer.Typer(
+    help="Prepare audio-caption data, train contrastive language-audio models, embed, retrieve and evaluate.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"clapkit {clapkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", help="Show the version.", callback=_version, is_eager=True),
+) -> None: ...
+
+
+def _register(name: str, run: Callable[[Any, list[str]], None], help: str) -> None:
+    def guarded(given: dict[str, Any]) -> None:
+        sys.exit(_exit_code(CONFIGS[name], run, given))
+
+    app.command(name)(command_function(CONFIGS[name], guarded, help))
+
+
+def _exit_code(config_class: type[CommonConfig], run: Callable[[Any, list[str]], None], given: dict[str, Any]) -> int:
+    from clapkit.cli.console import Console
+
+    try:
+        run(resolve(config_class, given), sys.argv)
+    except ClapkitError as error:
+        Console().error(str(error))
+        if given.get("verbose"):
+            raise
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        Console().error("interrupted; what was finished stays valid")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read standard output has gone, for example `clapkit retrieve … | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    return 0
+
+
+_register("prepare", prepare.run, prepare.HELP)
+_register("train", train.run, train.HELP)
+_register("embed", embed.run, embed.HELP)
+_register("retrieve", retrieve.run, retrieve.HELP)
+_register("eval", eval.run, eval.HELP)
+
+
+def main() -> None:
+    """Entry point of the ``clapkit`` command."""
+    app()

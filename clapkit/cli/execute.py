@@ -1,0 +1,102 @@
+"""What every command does around its step: a run directory, its lock, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clapkit.cli.console import Console
+from clapkit.config import CommonConfig
+from clapkit.errors import ClapkitError, RunDirError
+from clapkit.run_dir import RunDir, default_name
+
+Step = Callable[[Any, RunDir, Console], dict[str, Any]]
+
+
+def console_for(config: CommonConfig) -> Console:
+    """The console that a configuration asks for."""
+    return Console(json_mode=config.json, quiet=config.quiet)
+
+
+def execute(step: str, config: CommonConfig, argv: list[str], run: Step, console: Console) -> tuple[RunDir, dict[str, Any]]:
+    """Run a step in its run directory; gives the directory and the result.
+
+    With ``skip_existing`` a finished run of the same configuration is returned as it is.
+
+    Raises:
+        RunDirError: if the directory cannot be used.
+    """
+    if config.skip_existing:
+        existing = _existing(step, config)
+        if existing is not None:
+            console.say(f"{existing.path}: finished already, skipped")
+            return existing, existing.result
+    path = run_path(step, config)
+    resume = getattr(config, "resume", False)
+    run_dir = RunDir.create(
+        path,
+        step=step,
+        config=config.resolved(),
+        argv=argv,
+        seed=config.seed,
+        overwrite=config.overwrite,
+        resume=resume,
+    )
+    console.attach(run_dir)
+    try:
+        result = run(config, run_dir, console)
+    except KeyboardInterrupt:
+        run_dir.fail("interrupted")
+        raise
+    except BaseException as error:
+        run_dir.fail("failed")
+        if isinstance(error, ClapkitError):
+            run_dir.discard_if_empty()
+        raise
+    run_dir.finish(result)
+    console.say(f"run directory: {run_dir.path}")
+    return run_dir, result
+
+
+def run_path(step: str, config: CommonConfig) -> Path:
+    """Where a call writes.
+
+    Raises:
+        RunDirError: if ``--name`` is a path.
+    """
+    if config.run_dir is not None:
+        return config.run_dir
+    if config.name is not None:
+        if Path(config.name).name != config.name:
+            raise RunDirError(f"--name {config.name!r}: expected a plain name; use --run-dir for a path")
+        return config.runs_root / step / config.name
+    name = default_name(config.identity())
+    candidates = (config.runs_root / step / (name if n == 1 else f"{name}-{n}") for n in range(1, 1000))
+    return next(path for path in candidates if not path.exists())
+
+
+def _existing(step: str, config: CommonConfig) -> RunDir | None:
+    """The finished run of this configuration, if there is one.
+
+    Raises:
+        RunDirError: if the named directory holds a finished run of another configuration.
+    """
+    if config.run_dir is None and config.name is None:
+        finished = (RunDir(path.parent) for path in sorted((config.runs_root / step).glob("*/result.json"), reverse=True))
+        return next((run for run in finished if _same(run, config)), None)
+    run = RunDir(run_path(step, config))
+    if not run.finished:
+        return None
+    if not _same(run, config):
+        differing = sorted(k for k, v in config.identity().items() if run.record["config"].get(k) != v)
+        raise RunDirError(
+            f"{run.path}: holds a finished run of another configuration (differs in {', '.join(differing)}); "
+            "choose another --run-dir or --name, or pass --overwrite without --skip-existing"
+        )
+    return run
+
+
+def _same(run: RunDir, config: CommonConfig) -> bool:
+    recorded = run.record["config"]
+    return all(key in recorded and recorded[key] == value for key, value in config.identity().items())

@@ -1,0 +1,283 @@
+"""One frozen dataclass per command: every knob with its unit, its default and its help text, in one place.
+
+The command line, ``--config`` files, ``run.json`` and the reference page are all derived from these fields. A default stands
+here and nowhere else. Options of plug-ins live with the plug-ins; fields that default to None leave the choice to them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from clapkit.errors import ConfigError, UnknownNameError
+
+Config = TypeVar("Config", bound="CommonConfig")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    flags: tuple[str, ...] = (),
+    argument: bool = False,
+    identity: bool = True,
+    plugin: str | None = None,
+) -> Any:
+    """A field that is also a command-line option.
+
+    Args:
+        default: its value when neither flag nor file gives one.
+        help: one sentence for ``--help``.
+        flags: spellings; default ``--field-name``.
+        argument: positional instead of a flag.
+        identity: whether two runs that differ here are different experiments.
+        plugin: kind of plug-in that the value names.
+    """
+    metadata = {"help": help, "flags": flags, "argument": argument, "identity": identity, "plugin": plugin}
+    if isinstance(default, tuple | str | int | float | bool | None):
+        return field(default=default, metadata=metadata)
+    raise TypeError(f"default of an option must be immutable, got {type(default).__name__}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonConfig:
+    """Options of every command."""
+
+    run_dir: Path | None = option(None, "Run directory that this call writes.", flags=("--run-dir", "-o"), identity=False)
+    name: str | None = option(None, "Name of the run directory under the runs root.", identity=False)
+    runs_root: Path = option("runs", "Where runs live and are looked for; environment CLAPKIT_RUNS.", identity=False)
+    seed: int = option(0, "Seeds everything that draws.")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    json: bool = option(False, "Print one JSON document on standard output.", identity=False)
+    quiet: bool = option(False, "Say less on standard error.", flags=("--quiet", "-q"), identity=False)
+    verbose: bool = option(False, "Say more on standard error, tracebacks included.", flags=("--verbose", "-v"), identity=False)
+    config: Path | None = option(None, "Defaults from a TOML file or from the run.json of an earlier run.", identity=False)
+    skip_existing: bool = option(False, "A finished run of the same configuration is success at once.", identity=False)
+    overwrite: bool = option(False, "Replace a finished or broken run directory.", identity=False)
+    options: tuple[str, ...] = option((), "Option of the chosen plug-in, key=value; repeatable.", flags=("-O",))
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that make this experiment what it is, as JSON values."""
+        return {f.name: _jsonable(getattr(self, f.name)) for f in dataclasses.fields(self) if f.metadata["identity"]}
+
+    def resolved(self) -> dict[str, Any]:
+        """All fields as JSON values, for ``run.json``."""
+        return {f.name: _jsonable(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(CommonConfig):
+    """Options of ``clapkit prepare``."""
+
+    recipe: str | None = option(
+        None, "Recipe, or a folder or table whose recipe is recognised. [default: synth]", argument=True
+    )
+    source: str | None = option(None, "Folder or file that the recipe reads.", argument=True)
+    audio_dir: Path | None = option(None, "Where the audio of a table lies. [default: beside it]")
+    split: str | None = option(None, "Put every clip into this split.")
+    limit: int | None = option(None, "Take only the first N clips.")
+    workers: int | None = option(None, "Processes that decode. [default: one per core]", identity=False)
+    strict: bool = option(False, "Any rejected item ends the command with exit code 1.")
+    check: Literal["decode", "header"] = option("decode", "Decode every file and count its frames, or trust its header.")
+    list: bool = option(False, "List the recipes.", identity=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(CommonConfig):
+    """Options of ``clapkit train``."""
+
+    data: str | None = option(None, "prepare run or manifest to train on. [default: the newest prepare run]")
+    val_data: str | None = option(None, "prepare run or manifest to validate on. [default: --data]")
+    train_split: str = option("train", "Split to train on.")
+    val_split: str = option("val", "Split to validate on; it selects the best checkpoint.")
+    loss: str = option("infonce", "Objective.", plugin="loss")
+    base: Literal["infonce", "siglip"] | None = option(None, "Base loss of svr. [default: infonce]")
+    radius: Literal["adaptive", "static", "fixed", "ratio"] | None = option(None, "Radius model of svr. [default: adaptive]")
+    sides: Literal["bi", "uni"] | None = option(None, "svr on both directions or on text to audio only. [default: bi]")
+    alpha: float | None = option(None, "Weight of the support-vector term of svr. [default: 1.0]")
+    beta: float | None = option(None, "Weight of the radius constraint of svr. [default: 0.01]")
+    radius_init: float | None = option(None, "Radius (ratio: share of the distance) that svr starts from. [default: 0.25]")
+    radius_lr: float | None = option(None, "Learning rate of the radius. [default: --lr]")
+    radius_bound: Literal["penalty", "hard", "clamp"] | None = option(None, "How svr keeps the radius below the distance.")
+    positives: Literal["caption", "clip", "label"] = option(
+        "caption", "Pairs that are no negatives: the same clip, also the same caption, or also the same labels."
+    )
+    temperature: Literal["learnable", "fixed"] | None = option(None, "Temperature of the loss. [default: learnable]")
+    tau: float | None = option(None, "Temperature, at the start where it is learned. [default: 0.07]")
+    margin: float | None = option(None, "Margin of triplet. [default: 0.2]")
+    audio_encoder: str = option("small", "Audio tower.", plugin="audio encoder")
+    text_encoder: str = option("small", "Text tower.", plugin="text encoder")
+    init: str | None = option(None, "train run or model folder whose weights to start from.")
+    embedding_dim: int = option(512, "Width of the joint embedding.")
+    freeze: Literal["audio", "text"] | None = option(None, "Tower that is not trained.")
+    batch_size: int = option(32, "Pairs in a batch.")
+    epochs: int = option(20, "Passes over the training split.")
+    max_steps: int | None = option(None, "Optimiser steps, instead of --epochs.")
+    lr: float = option(1e-3, "Peak learning rate of AdamW.")
+    weight_decay: float = option(0.01, "Decoupled weight decay on matrices and kernels.")
+    warmup_steps: int | None = option(None, "Steps of linear warm-up. [default: 5 % of all, at most 500]")
+    schedule: Literal["cosine", "constant"] = option("cosine", "Learning rate after the warm-up.")
+    clip_grad: float = option(1.0, "Largest gradient norm; 0 turns clipping off.")
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Autocast of the encoders; losses stay in fp32.")
+    workers: int | None = option(None, "Processes that load audio. [default: chosen from the machine]", identity=False)
+    eval_every: int = option(1, "Epochs between validations.")
+    save_every: int | None = option(None, "Steps between checkpoints. [default: every validation]", identity=False)
+    log_every: int = option(10, "Steps between lines of metrics.jsonl.", identity=False)
+    keep_best: str = option("t2a_R@1", "Validation metric that selects the best checkpoint.")
+    patience: int | None = option(None, "Stop after N validations without a better metric.")
+    resume: bool = option(False, "Go on with the unfinished run in the run directory.", identity=False)
+    log_to: Literal["tensorboard"] | None = option(None, "Also log to TensorBoard event files.", identity=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(CommonConfig):
+    """Options of ``clapkit embed``."""
+
+    inputs: tuple[str, ...] = option(
+        (), "prepare run, manifest, audio files, folders, - for paths on standard input, or a text file.", argument=True
+    )
+    model: str | None = option(None, "train run or model folder. [default: the newest train run]")
+    modality: Literal["audio", "text", "both"] | None = option(
+        None, "What to embed. [default: both for data with captions, audio otherwise]"
+    )
+    split: str | None = option(None, "Only this split. [default: all]")
+    window_s: float | None = option(None, "Window of long audio, seconds. [default: the model's]")
+    hop_s: float | None = option(None, "Step between windows, seconds. [default: the window]")
+    pool: Literal["mean", "none"] = option("mean", "One vector per clip, or one per window.")
+    batch_size: int = option(32, "Windows (or sentences) in a batch; changes speed, not results.", identity=False)
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Autocast of the encoders.")
+    store: Literal["fp16", "fp32"] = option("fp16", "Number format on disk.")
+    workers: int | None = option(None, "Threads that load audio. [default: one per core]", identity=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveConfig(CommonConfig):
+    """Options of ``clapkit retrieve``."""
+
+    query: tuple[str, ...] = option((), "What to look for, in words.", argument=True)
+    audio: tuple[str, ...] = option((), "Audio file to look for similar items of; repeatable.")
+    queries: Path | None = option(None, "Text file with one query per line.")
+    embeddings: str | None = option(None, "embed run to search. [default: the newest embed run]")
+    target: Literal["audio", "text"] = option("audio", "Search sounds or captions.")
+    k: int = option(10, "Hits per query.", flags=("-k",))
+    min_score: float | None = option(None, "Drop hits below this cosine.")
+    where: str | None = option(None, "Only items that satisfy this expression, for example \"split == 'test'\".")
+    index: str = option("exact", "Search back end.", plugin="index")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(CommonConfig):
+    """Options of ``clapkit eval``."""
+
+    runs: tuple[str, ...] = option((), "train runs or model folders. [default: the newest train run]", argument=True)
+    data: str | None = option(None, "prepare run or manifest. [default: the model's data]")
+    split: str = option("test", "Split to evaluate.")
+    tasks: str | None = option(None, "Comma-separated: retrieval, zero-shot. [default: all that the data allows]")
+    prompt: tuple[str, ...] = option(
+        ("This is a sound of {}.",), "Prompt template of zero-shot; repeatable: their embeddings are averaged."
+    )
+    bootstrap: int = option(2000, "Draws of the bootstrap over clips; 0 turns intervals off.")
+    batch_size: int = option(32, "Windows (or sentences) in a batch; changes speed, not results.", identity=False)
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Autocast of the encoders.")
+    workers: int | None = option(None, "Threads that load audio. [default: one per core]", identity=False)
+
+
+CONFIGS: dict[str, type[CommonConfig]] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "embed": EmbedConfig,
+    "retrieve": RetrieveConfig,
+    "eval": EvalConfig,
+}
+
+
+def resolve(config_class: type[Config], given: Mapping[str, Any]) -> Config:
+    """Put a configuration together: defaults, then the ``--config`` file, then explicit flags.
+
+    Args:
+        config_class: one of ``CONFIGS``.
+        given: explicit flags; None means not given.
+
+    Raises:
+        ConfigError: if the file cannot be read or a value has the wrong type.
+        UnknownNameError: if the file holds a key that is no option.
+    """
+    explicit = {key: value for key, value in given.items() if value is not None and value != ()}
+    path = explicit.get("config")
+    values = (read_config_file(Path(path), config_class) if path else {}) | explicit
+    hints = typing.get_type_hints(config_class)
+    return config_class(**{key: _checked(key, value, hints[key]) for key, value in values.items()} | _root(values))
+
+
+def _root(values: Mapping[str, Any]) -> dict[str, Path]:
+    return {} if "runs_root" in values else {"runs_root": Path(CommonConfig.runs_root)}
+
+
+def read_config_file(path: Path, config_class: type[CommonConfig]) -> dict[str, Any]:
+    """Values of a TOML file or of an earlier ``run.json``.
+
+    TOML keys are the long flags without dashes in front, with ``-`` or ``_``. Of a ``run.json`` the experiment is taken, not
+    where it was written.
+
+    Raises:
+        ConfigError: if the file cannot be read.
+        UnknownNameError: if a key is no option of the command.
+    """
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            content = json.loads(text)["config"]
+            content = {
+                k: v for k, v in content.items() if k not in fields or (fields[k].metadata["identity"] and v is not None)
+            }
+        else:
+            content = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error}); expected TOML or the run.json of a run") from error
+    values = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in fields:
+            raise UnknownNameError(f"key in {path}:", key, fields)
+        values[name] = value
+    return values
+
+
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    """Bring a value from a file to the type of its field."""
+    members = typing.get_args(hint) if typing.get_origin(hint) is not Literal else ()
+    kinds = [member for member in members if member is not type(None)] if type(None) in members else [hint]
+    kind = kinds[0]
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            offer = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"--{key.replace('_', '-')} {value!r}: expected one of {', '.join(choices)}{offer}")
+        return value
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple | str):
+        return tuple([value] if isinstance(value, str) else value)
+    if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    expected = getattr(kind, "__name__", str(kind))
+    raise ConfigError(f"--{key.replace('_', '-')} {value!r}: expected {expected}")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_jsonable(item) for item in value]
+    return value

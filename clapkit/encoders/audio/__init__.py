@@ -1,0 +1,1 @@
+"""Audio towers, one file each."""

@@ -1,0 +1,17 @@
+"""Compact convolutional audio tower, trained from scratch on a laptop."""
+
+from __future__ import annotations
+
+from clapkit.encoders.audio._convolutional import ConvolutionalTower
+
+
+def build(*, window_s: float = 5.0, mask: bool = True) -> ConvolutionalTower:
+    """The default tower.
+
+    Args:
+        window_s: length of the window that the tower sees, seconds; longer audio is windowed.
+        mask: whether training masks bands of the spectrogram.
+    """
+    return ConvolutionalTower(
+        sample_rate=16000, window_s=window_s, hop=320, num_mels=64, widths=(32, 64, 128, 256), num_heads=8, mask=mask
+    )

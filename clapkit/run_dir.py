@@ -1,0 +1,409 @@
+"""Run directories: where every command leaves its artefacts, and how the next one finds them.
+
+``result.json`` is written last; a directory without it is not finished. Files appear whole or not at all: they are written
+under a temporary name in the same folder, flushed to disk and renamed. A lock keeps a second process out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from clapkit.errors import RunDirError
+
+STEPS = ("prepare", "train", "embed", "retrieve", "eval")
+_LIBRARIES = ("clapkit", "torch", "torchaudio", "transformers", "tokenizers", "numpy", "soundfile", "soxr", "pandas")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def to_json(value: Any) -> str:
+    """JSON text with unrounded floats; NaN and infinities become null, unknown types raise ``TypeError``."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+
+
+def to_json_line(value: Any) -> str:
+    """One line of JSON, by the rules of ``to_json``."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that becomes ``path`` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class RunDir:
+    """One run directory, open for writing or finished and read.
+
+    Attributes:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._record: dict[str, Any] = {}
+        self._lock: IO[str] | None = None
+
+    # Paths ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def run_json(self) -> Path:
+        """What was run on what."""
+        return self.path / "run.json"
+
+    @property
+    def result_json(self) -> Path:
+        """The outcome; its presence means finished."""
+        return self.path / "result.json"
+
+    @property
+    def log_path(self) -> Path:
+        """What was printed, with times."""
+        return self.path / "log.txt"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One flat object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def manifest_path(self) -> Path:
+        """Clips of a ``prepare`` run."""
+        return self.path / "manifest.jsonl"
+
+    @property
+    def rejected_path(self) -> Path:
+        """Items that could not be used, with reasons."""
+        return self.path / "rejected.jsonl"
+
+    @property
+    def model_dir(self) -> Path:
+        """Weights and configuration of a ``train`` run."""
+        return self.path / "model"
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """State to resume a ``train`` run from."""
+        return self.path / "checkpoints"
+
+    @property
+    def plot_dir(self) -> Path:
+        """Figures."""
+        return self.path / "plots"
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        step: str,
+        config: Mapping[str, Any],
+        argv: Sequence[str] = (),
+        seed: int = 0,
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> RunDir:
+        """Make the directory, lock it and write ``run.json``.
+
+        Args:
+            path: the directory; it and its parents are made.
+            step: the command, one of ``STEPS``.
+            config: the resolved configuration, JSON values.
+            argv: the command line.
+            seed: of the run.
+            overwrite: clear a directory that holds a finished or broken run.
+            resume: go on in a directory that holds an unfinished run of this step.
+
+        Raises:
+            RunDirError: if the directory is not empty, is in use, or cannot be written.
+        """
+        run = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirError(f"run directory {path}: cannot be made ({error.strerror}); choose another --run-dir") from error
+        run._acquire_lock()
+        try:
+            run._claim(step, overwrite=overwrite, resume=resume)
+        except BaseException:
+            run.release()
+            raise
+        earlier = run._read_record() if resume and run.run_json.exists() else {}
+        run._record = {
+            "step": step,
+            "argv": list(argv),
+            "config": dict(config),
+            "seed": seed,
+            "inputs": earlier.get("inputs", []),
+            "versions": _versions(),
+            "device": None,
+            "git_revision": _git_revision(),
+            "status": "running",
+            "started_at": earlier.get("started_at") or now(),
+            "finished_at": None,
+        }
+        run._write_record()
+        return run
+
+    def _claim(self, step: str, *, overwrite: bool, resume: bool) -> None:
+        entries = [entry for entry in self.path.iterdir() if entry.name != ".lock"]
+        if not entries:
+            return
+        if resume and self.run_json.exists() and self._read_record().get("step") == step:
+            self.result_json.unlink(missing_ok=True)
+            return
+        if not overwrite:
+            state = "a finished run" if self.result_json.exists() else "files"
+            raise RunDirError(
+                f"run directory {self.path}: already holds {state}; choose another --run-dir or --name, or pass --overwrite"
+            )
+        if not self.run_json.exists():
+            raise RunDirError(
+                f"run directory {self.path}: holds files but no run.json, so --overwrite will not delete them; "
+                "empty it yourself or choose another --run-dir"
+            )
+        # The result goes first: a directory that is only half cleared must not look finished.
+        self.result_json.unlink(missing_ok=True)
+        for entry in entries:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def _acquire_lock(self) -> None:
+        try:
+            self._lock = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise RunDirError(
+                f"run directory {self.path}: cannot be written ({error.strerror}); choose another --run-dir"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            self._lock = None
+            raise RunDirError(
+                f"run directory {self.path}: in use by process {owner}; wait for it or choose another --run-dir"
+            ) from error
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def release(self) -> None:
+        """Give up the lock; called by ``finish`` and ``fail``."""
+        if self._lock is not None:
+            # The file stays: unlinking it would let two later processes lock two files of this name.
+            self._lock.close()
+            self._lock = None
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write ``run.json`` and then ``result.json``, and release the lock."""
+        self._record |= {"status": "finished", "finished_at": now()}
+        self._write_record()
+        self.write_json(self.result_json, result)
+        self.release()
+
+    def fail(self, status: str) -> None:
+        """Note in ``run.json`` that the run ended early (``failed`` or ``interrupted``), and release the lock."""
+        self._record |= {"status": status, "finished_at": now()}
+        self._write_record()
+        self.release()
+
+    def discard_if_empty(self) -> None:
+        """Remove the directory if it holds nothing but the record of a run that came to nothing."""
+        if {entry.name for entry in self.path.iterdir()} <= {self.run_json.name, self.log_path.name, ".lock"}:
+            shutil.rmtree(self.path)
+
+    # Writing ----------------------------------------------------------------------------------------------------------
+
+    def add_input(self, path: Path, fingerprint: str) -> None:
+        """Record an artefact that this run reads, with the hash of its content."""
+        self._record["inputs"].append({"path": os.fspath(path), "fingerprint": fingerprint})
+        self._write_record()
+
+    def set_device(self, device: str) -> None:
+        """Record the device that was used."""
+        self._record["device"] = device
+        self._write_record()
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Write JSON atomically."""
+        self.write_text(path, to_json(value))
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Write text atomically."""
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def write_lines(self, path: Path, values: Sequence[Any]) -> None:
+        """Write JSON lines atomically."""
+        self.write_text(path, "".join(to_json_line(value) for value in values))
+
+    def append_metrics(self, values: Mapping[str, Any]) -> None:
+        """Add one line to ``metrics.jsonl``."""
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(to_json_line(values))
+
+    def log(self, message: str) -> None:
+        """Add one line to ``log.txt``."""
+        with self.log_path.open("a", encoding="utf-8") as file:
+            file.write(f"{now()} {message}\n")
+
+    def _write_record(self) -> None:
+        self.write_json(self.run_json, self._record)
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def _read_record(self) -> dict[str, Any]:
+        return read_json(self.run_json)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The content of ``run.json``."""
+        return self._record or self._read_record()
+
+    @property
+    def finished(self) -> bool:
+        """Whether ``result.json`` is there."""
+        return self.result_json.is_file()
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The content of ``result.json``."""
+        return read_json(self.result_json)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        RunDirError: if the file is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunDirError(f"{path}: no such file; is {path.parent} a run directory?") from error
+    except (OSError, ValueError) as error:
+        raise RunDirError(f"{path}: cannot be read as JSON ({error}); run the command that made it again") from error
+    if not isinstance(value, dict):
+        raise RunDirError(f"{path}: holds a {type(value).__name__}, expected an object; run the command that made it again")
+    return value
+
+
+def open_run(address: str, *, step: str, runs_root: Path) -> RunDir:
+    """Open a finished run by its path or by its name under the runs root.
+
+    Args:
+        address: a path, a name, or ``command/name``.
+        step: the command that must have made it.
+        runs_root: where runs live.
+
+    Raises:
+        RunDirError: if there is none, it is of another step, or it is not finished.
+    """
+    places = [Path(address), runs_root / step / address, runs_root / address]
+    for place in places:
+        if (place / "run.json").is_file():
+            run = RunDir(place)
+            found = run.record.get("step")
+            if found != step:
+                raise RunDirError(f"{place}: is a {found} run, expected a {step} run; name another")
+            if not run.finished:
+                raise RunDirError(f"{place}: the {step} run is not finished (no result.json); {_remedy(step)}")
+            return run
+    looked = ", ".join(os.fspath(place) for place in places)
+    raise RunDirError(f"no {step} run {address!r}: looked for run.json in {looked}; name a path or a run's name")
+
+
+def newest_run(step: str, *, runs_root: Path) -> RunDir:
+    """The finished run of a step that started last.
+
+    Raises:
+        RunDirError: if there is none; the message names the command to run first.
+    """
+    runs = [RunDir(path.parent) for path in (runs_root / step).glob("*/result.json")]
+    if not runs:
+        raise RunDirError(f"no finished {step} run under {runs_root / step}: run `clapkit {step}` first")
+    return max(runs, key=lambda run: (str(run.record.get("finished_at")), run.result_json.stat().st_mtime_ns, run.path.name))
+
+
+def default_name(config: Mapping[str, Any]) -> str:
+    """Date-time plus a short hash of the resolved configuration."""
+    digest = hashlib.sha256(to_json(config).encode()).hexdigest()[:6]
+    return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{digest}"
+
+
+def _remedy(step: str) -> str:
+    return "continue it with --resume or run it again" if step == "train" else "run it again with --overwrite"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[library] = importlib.metadata.version(library)
+    return versions
+
+
+def _git_revision() -> str | None:
+    """Revision of the source tree that clapkit runs from, None for an installed copy."""
+    package = Path(__file__).resolve().parent
+    if not (package.parent / ".git").exists():
+        return None
+    command = ["git", "-C", os.fspath(package), "rev-parse", "HEAD"]
+    try:
+        completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return completed.stdout.strip() or None

@@ -1,0 +1,285 @@
+"""The vocabulary of clapkit: the records that flow between its layers.
+
+Shape letters, the same in every docstring and comment:
+
+    B  pairs in a batch        T  samples of a waveform     F  frames         M  mel bins
+    D  embedding size          N  items of a gallery        Q  queries        K  entries per row, padded
+    L  tokens of a caption     J  keys of a caption, padded
+
+Sample rates are in Hz; names that end in ``_s`` are seconds. Embeddings have unit norm unless a docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One sentence about a clip, with its language (ISO 639-1 tag)."""
+
+    text: str
+    lang: str = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One recording, or one span of one, with what is said about it.
+
+    Attributes:
+        id: unique in its manifest.
+        audio: path of the audio file, absolute or relative to the root of the manifest.
+        duration_s: length of the clip (of the span, if there is one); None until the file was looked at.
+        sample_rate: of the file, in Hz; None until the file was looked at.
+        num_channels: of the file; None until the file was looked at.
+        captions: what people (or templates) say about it.
+        labels: class names, written with blanks.
+        split: ``train``, ``val``, ``test`` or a name of the user's.
+        fold: official cross-validation fold, from 1.
+        source: what the clip was cut from; clips with one source never fall in two splits. Default: the clip itself.
+        start_s: start of the span inside the file.
+        end_s: end of the span inside the file.
+        extra: anything else the corpus says, JSON values only.
+    """
+
+    id: str
+    audio: str
+    duration_s: float | None = None
+    sample_rate: int | None = None
+    num_channels: int | None = None
+    captions: tuple[Caption, ...] = ()
+    labels: tuple[str, ...] = ()
+    split: str | None = None
+    fold: int | None = None
+    source: str | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An item that could not be used, and why."""
+
+    item: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioSpec:
+    """What an audio tower demands of its input.
+
+    Attributes:
+        sample_rate: Hz.
+        window_s: length of every waveform that reaches the tower.
+    """
+
+    sample_rate: int
+    window_s: float
+
+    @property
+    def window_samples(self) -> int:
+        """Length of a window in samples."""
+        return round(self.sample_rate * self.window_s)
+
+
+@dataclass(slots=True)
+class Batch:
+    """B pairs of audio and text.
+
+    Attributes:
+        waveform: float32 [B, T], zeros behind the end of short clips.
+        num_samples: int64 [B], how many samples of each row are real.
+        captions: B sentences, the one drawn for each clip.
+        index: int64 [B], the row of the training set.
+        text_keys: int64 [B, J], what the drawn caption stands for (its text, its clip, its labels), padded with 0.
+        clip_keys: int64 [B, K], everything that is true of the clip (all its captions, itself, its labels), padded with 0.
+    """
+
+    waveform: Tensor
+    num_samples: Tensor
+    captions: list[str]
+    index: Tensor
+    text_keys: Tensor
+    clip_keys: Tensor
+
+    def positives(self) -> Tensor:
+        """Which pairs are no negatives of each other.
+
+        Returns:
+            bool [B, B], symmetric, True on the diagonal. Entry (i, j) is True when a key of caption i is a key of clip j, or
+            one of caption j of clip i.
+        """
+        true_of = self.text_keys[:, :1] == self.text_keys[:, 0]  # [B, B]; the first key is the clip itself
+        for text_key in self.text_keys.T:
+            for clip_key in self.clip_keys.T:
+                true_of = true_of | ((text_key[:, None] == clip_key) & (text_key != 0)[:, None])
+        return true_of | true_of.T
+
+
+@dataclass(slots=True)
+class LossOutput:
+    """What an objective gives back.
+
+    Attributes:
+        total: the scalar to minimise.
+        terms: name -> unweighted scalar (detached), for the log.
+        stats: name -> number that says what the objective is doing, for the log.
+    """
+
+    total: Tensor
+    terms: dict[str, float]
+    stats: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One item found for a query; ``rank`` starts at 1, ``score`` is a cosine, higher is better."""
+
+    rank: int
+    score: float
+    id: str
+    path: str
+    start_s: float | None
+    end_s: float | None
+    captions: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+class Objective(Protocol):
+    """A loss on a batch of embeddings; owns every learnable thing that inference does not need."""
+
+    def __call__(self, audio: Tensor, text: Tensor, positives: Tensor, index: Tensor, progress: float) -> LossOutput:
+        """Score a batch.
+
+        Args:
+            audio: unit-norm audio embeddings [B, D].
+            text: unit-norm text embeddings [B, D]; row i belongs to row i of ``audio``.
+            positives: bool [B, B], pairs that are no negatives, True on the diagonal.
+            index: int64 [B], training rows, for objectives with a memory.
+            progress: share of the training that is done, in [0, 1], for schedules.
+        """
+        ...
+
+
+class AudioTower(Protocol):
+    """Waveforms to vectors, before the projection head."""
+
+    embedding_dim: int
+    audio_spec: AudioSpec
+
+    def __call__(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
+        """Encode waveforms [B, T] with ``num_samples`` [B] to [B, embedding_dim]."""
+        ...
+
+
+class TextTower(Protocol):
+    """Sentences to vectors, before the projection head."""
+
+    embedding_dim: int
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """Encode B sentences to [B, embedding_dim]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeRequest:
+    """What a recipe is asked for.
+
+    Attributes:
+        source: the file or folder that the user named.
+        audio_dir: where the audio of a table lies, if not beside it.
+        output_dir: the run directory; only recipes that make sound write there, under ``audio/``.
+        seed: of everything that draws.
+        workers: processes to use.
+        reporter: progress and messages.
+    """
+
+    source: Path | None
+    audio_dir: Path | None
+    output_dir: Path
+    seed: int
+    workers: int
+    reporter: Reporter
+
+
+class Recipe(Protocol):
+    """Reads (or makes) one kind of corpus.
+
+    Attributes:
+        needs_source: False for recipes that make their own sound.
+    """
+
+    needs_source: bool
+
+    def clips(self, request: RecipeRequest) -> Iterable[Clip | Rejection]:
+        """Yield every item of the corpus, in a reproducible order, without decoding audio."""
+        ...
+
+
+class Metric(Protocol):
+    """Scores and truth to one value per query; the mean is taken elsewhere."""
+
+    def __call__(self, scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+        """Evaluate ``scores`` [Q, N] against ``relevant`` bool [Q, N]; gives [Q]."""
+        ...
+
+
+class Tracker(Protocol):
+    """A running progress display."""
+
+    def advance(self, amount: int = 1, **fields: str) -> None:
+        """Move on by ``amount``; ``fields`` are shown behind the bar."""
+        ...
+
+
+class Reporter(Protocol):
+    """Where a step says what it does; the command line shows it, tests ignore it."""
+
+    def say(self, message: str) -> None:
+        """Tell the user something that matters."""
+        ...
+
+    def warn(self, message: str) -> None:
+        """Tell the user something that may be wrong."""
+        ...
+
+    def track(self, description: str, total: int | None, unit: str = "") -> AbstractContextManager[Tracker]:
+        """Show progress over ``total`` units."""
+        ...
+
+
+class _SilentTracker:
+    def advance(self, amount: int = 1, **fields: str) -> None:
+        """Do nothing."""
+
+
+class _SilentTracking(AbstractContextManager["_SilentTracker"]):
+    def __enter__(self) -> _SilentTracker:
+        return _SilentTracker()
+
+    def __exit__(self, *exc_info: object) -> None:
+        return None
+
+
+class SilentReporter:
+    """A reporter that shows nothing, for use as a library and in tests."""
+
+    def say(self, message: str) -> None:
+        """Do nothing."""
+
+    def warn(self, message: str) -> None:
+        """Do nothing."""
+
+    def track(self, description: str, total: int | None, unit: str = "") -> AbstractContextManager[Tracker]:
+        """Track nothing."""
+        return _SilentTracking()

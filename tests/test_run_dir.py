@@ -1,0 +1,148 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clapkit.errors import RunDirError
+from clapkit.run_dir import RunDir, atomic_path, default_name, newest_run, open_run, read_json, to_json
+
+
+def started(path: Path, **options: object) -> RunDir:
+    return RunDir.create(path, step="train", config={"lr": 0.1}, argv=["clapkit"], **options)
+
+
+def test_result_is_written_last_and_means_finished(tmp_path: Path) -> None:
+    run = started(tmp_path / "r", seed=3)
+    assert not run.finished
+    run.finish({"x": 1})
+    assert run.finished
+    assert run.result == {"x": 1}
+    record = read_json(run.run_json)
+    assert (record["step"], record["status"], record["seed"]) == ("train", "finished", 3)
+    assert record["started_at"] <= record["finished_at"]
+    assert "torch" in record["versions"]
+
+
+def test_a_directory_in_use_is_refused_with_its_owner(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib; from clapkit.run_dir import RunDir\n"
+        "run = RunDir.create(pathlib.Path(sys.argv[1]), step='train', config={})\n"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "r")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        with pytest.raises(RunDirError, match=f"in use by process {other.pid}"):
+            started(tmp_path / "r", overwrite=True)
+        other.kill()
+    started(tmp_path / "r", overwrite=True).finish({})
+
+
+def test_a_directory_that_is_not_empty_is_refused_unless_overwritten(tmp_path: Path) -> None:
+    run = started(tmp_path / "r")
+    (run.path / "model").mkdir()
+    run.finish({})
+    with pytest.raises(RunDirError, match="already holds a finished run; .*--overwrite"):
+        started(tmp_path / "r")
+    again = started(tmp_path / "r", overwrite=True)
+    assert not (again.path / "model").exists()
+    assert not again.finished
+    again.fail("failed")
+
+
+def test_overwrite_never_deletes_what_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunDirError, match=r"no run\.json, so --overwrite will not delete"):
+        started(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_path_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match="cannot be made"):
+        started(tmp_path / "file" / "r")
+
+
+def test_a_run_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    run = started(tmp_path / "r")
+    run.log("hello")
+    run.fail("failed")
+    run.discard_if_empty()
+    assert not run.path.exists()
+    kept = started(tmp_path / "k")
+    kept.write_lines(kept.rejected_path, [{"item": "a", "reason": "b"}])
+    kept.fail("failed")
+    kept.discard_if_empty()
+    assert kept.rejected_path.exists()
+
+
+def test_resume_keeps_the_start_and_the_inputs(tmp_path: Path) -> None:
+    run = started(tmp_path / "r")
+    run.add_input(tmp_path / "manifest.jsonl", "abc")
+    start = run.record["started_at"]
+    run.fail("interrupted")
+    again = started(tmp_path / "r", resume=True)
+    assert again.record["started_at"] == start
+    assert again.record["inputs"] == [{"path": str(tmp_path / "manifest.jsonl"), "fingerprint": "abc"}]
+    again.fail("failed")
+
+
+def test_nothing_is_stringified_silently() -> None:
+    assert json.loads(to_json({"a": math.nan, "b": [1, 2.5], "c": Path("x"), "d": (math.inf,)})) == {
+        "a": None,
+        "b": [1, 2.5],
+        "c": "x",
+        "d": [None],
+    }
+    with pytest.raises(TypeError):
+        to_json({"a": object()})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="disk on fire"), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("disk on fire")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_runs_are_found_by_path_by_name_and_by_age(tmp_path: Path) -> None:
+    for number, name in enumerate(["a", "b"]):
+        run = started(tmp_path / "train" / name)
+        run.finish({})
+        os.utime(run.result_json, (number, number))
+    started(tmp_path / "train" / "c").fail("failed")
+    assert newest_run("train", runs_root=tmp_path).path.name == "b"
+    assert open_run("a", step="train", runs_root=tmp_path).path == tmp_path / "train" / "a"
+    assert open_run(str(tmp_path / "train" / "a"), step="train", runs_root=Path("elsewhere")).path.name == "a"
+    with pytest.raises(RunDirError, match="is not finished .*--resume"):
+        open_run("c", step="train", runs_root=tmp_path)
+    with pytest.raises(RunDirError, match="is a train run, expected a prepare run"):
+        open_run("train/a", step="prepare", runs_root=tmp_path)
+    with pytest.raises(RunDirError, match=r"no train run 'zzz': looked for run\.json in zzz, "):
+        open_run("zzz", step="train", runs_root=tmp_path)
+    with pytest.raises(RunDirError, match="run `clapkit embed` first"):
+        newest_run("embed", runs_root=tmp_path)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(RunDirError, match=r"run\.json: cannot be read as JSON"):
+        read_json(tmp_path / "run.json")
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(RunDirError, match="holds a list, expected an object"):
+        read_json(tmp_path / "run.json")
+
+
+def test_the_default_name_tells_configurations_apart() -> None:
+    one, other = default_name({"lr": 0.1}), default_name({"lr": 0.2})
+    assert one[-6:] != other[-6:]
+    assert default_name({"lr": 0.1})[-6:] == one[-6:]
