@@ -129,3 +129,8 @@ class Table:
         console = RichConsole(width=None if sys.stdout.isatty() else 120)
         console.print(Text(self.title, style="bold"))
         console.print(table)
+
+
+def show_metric(name: str, value: float) -> str:
+    """A metric as tables show it: ranks as they are, fractions in percent."""
+    return f"{value:.1f}" if name.endswith(("MedR", "MeanR")) else f"{100 * value:.1f} %"

@@ -21,5 +21,6 @@ def run(config: EmbedConfig, argv: list[str]) -> None:
 
     console = console_for(config)
     _, result = execute("embed", config, argv, embed.run, console)
-    rows = [[key, str(value)] for key, value in result.items() if isinstance(value, int | str)]
-    console.result(result, tables=[Table("Embedded", ["", "value"], rows)])
+    rows = [[f"{modality} vectors", str(count)] for modality, count in result["counts"].items()]
+    rows += [["width", str(result["width"])], ["rejected", str(result["num_rejected"])]]
+    console.result(result, tables=[Table(f"Embedded {result['data']['name']}", ["", ">count"], rows)])

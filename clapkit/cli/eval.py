@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clapkit.cli.console import Table
+from clapkit.cli.console import Table, show_metric
 from clapkit.cli.execute import console_for, execute
 from clapkit.config import EvalConfig
 
@@ -23,19 +23,19 @@ def run(config: EvalConfig, argv: list[str]) -> None:
 
     console = console_for(config)
     _, result = execute("eval", config, argv, evaluate.run, console)
-    console.result(result, tables=[_metrics(model) for model in result["models"]])
+    console.result(result, tables=[_metrics(run) for run in result["runs"]])
 
 
-def _metrics(model: dict[str, Any]) -> Table:
+def _metrics(run: dict[str, Any]) -> Table:
     rows = [
-        [name, _shown(name, value), _interval(name, model["intervals"].get(name))] for name, value in model["metrics"].items()
+        [name, show_metric(name, value), _interval(name, task["intervals"].get(name))]
+        for task in run["tasks"].values()
+        for name, value in task["metrics"].items()
     ]
-    return Table(f"{model['model']} on {model['split']}", ["metric", ">value", ">95 % interval"], rows)
+    protocol = run["protocol"]
+    title = f"{run['run']} on {protocol['data']} {protocol['split']}: {protocol['num_clips']} clips"
+    return Table(title, ["metric", ">value", ">95 % interval"], rows)
 
 
 def _interval(name: str, interval: list[float] | None) -> str:
-    return "" if interval is None else f"{_shown(name, interval[0])} – {_shown(name, interval[1])}"
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value:.1f}" if name.endswith(("MedR", "MeanR")) else f"{100 * value:.1f} %"
+    return "" if interval is None else f"{show_metric(name, interval[0])} – {show_metric(name, interval[1])}"

@@ -36,6 +36,6 @@ def run(config: PrepareConfig, argv: list[str]) -> None:
 
 def _summary(result: dict[str, Any]) -> Table:
     rows = [[name, str(count)] for name, count in result["splits"].items()]
-    rows += [["all clips", str(result["num_clips"])], ["captions", str(result["num_captions"])]]
-    rows += [["hours", f"{result['hours']:.2f}"], ["rejected", str(result["num_rejected"])]]
-    return Table("Prepared", ["", ">count"], rows)
+    rows += [["all clips", str(result["num_clips"])], ["rejected", str(result["num_rejected"])]]
+    title = f"{result['name']}: {result['hours']:.2f} hours, {result['num_captions']} captions"
+    return Table(title, ["split", ">clips"], rows)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from clapkit.cli.console import Table
+from clapkit.cli.console import Table, show_metric
 from clapkit.cli.execute import console_for, execute, run_path
-from clapkit.config import TrainConfig, read_config_file, resolve
+from clapkit.config import TrainConfig, resolve
 from clapkit.errors import ConfigError, RunDirError
 from clapkit.run_dir import RunDir
 
@@ -18,6 +18,9 @@ HELP = """Train a dual encoder on a prepared corpus.
     clapkit train --loss svr --radius adaptive
     clapkit train --resume --name my-run
 """
+
+# Options of a call rather than of the run: resuming does not take them over.
+OF_THIS_CALL = ("run_dir", "name", "json", "quiet", "verbose", "config", "skip_existing", "overwrite", "resume")
 
 
 def run(config: TrainConfig, argv: list[str]) -> None:
@@ -45,12 +48,14 @@ def _resumed(config: TrainConfig) -> tuple[TrainConfig, RunDir | None]:
     run = RunDir(run_path("train", config)) if config.run_dir or config.name else _newest_unfinished(config)
     if not run.run_json.is_file():
         raise RunDirError(f"--resume: {run.path} holds no run; start it without --resume, or name another with --run-dir")
-    stored = read_config_file(run.run_json, TrainConfig)
+    stored = {key: value for key, value in run.record["config"].items() if value is not None and key not in OF_THIS_CALL}
     defaults = resolve(TrainConfig, {})
-    given = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(defaults, f.name)}
-    kept = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if not f.metadata["identity"]}
-    resumed = resolve(TrainConfig, stored | kept | {"run_dir": run.path, "name": None})
-    contradicted = [k for k in sorted(given & config.identity().keys()) if getattr(config, k) != getattr(resumed, k)]
+    given = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    given = {key: value for key, value in given.items() if value != getattr(defaults, key)}
+    resumed = resolve(TrainConfig, stored | given | {"run_dir": run.path})
+    resumed = dataclasses.replace(resumed, name=None)
+    started = resolve(TrainConfig, stored)
+    contradicted = [key for key in sorted(resumed.identity()) if getattr(resumed, key) != getattr(started, key)]
     if contradicted:
         flags = ", ".join("--" + key.replace("_", "-") for key in contradicted)
         raise ConfigError(f"--resume: {flags} differ from what {run.path} was started with; leave them out")
@@ -67,10 +72,6 @@ def _newest_unfinished(config: TrainConfig) -> RunDir:
 
 def _summary(result: dict[str, Any]) -> Table:
     rows = [["best step", f"{result['best_step']} of {result['steps']}"]]
-    rows += [[name, _shown(name, value)] for name, value in result["best_metrics"].items()]
+    rows += [[name, show_metric(name, value)] for name, value in result["best_metrics"].items()]
     rows += [["wall time", f"{result['wall_s']:.0f} s"]]
     return Table("Validation at the best step", ["", ">value"], rows)
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value:.1f}" if name.endswith(("MedR", "MeanR")) else f"{100 * value:.1f} %"

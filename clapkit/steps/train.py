@@ -94,7 +94,13 @@ def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
         def keep_best() -> None:
             _save_best(trainer, run_dir)
 
-        progress = trainer.fit(validate=validator, log=log, tracker=tracker, on_best=keep_best, should_stop=asked_to_stop)
+        try:
+            progress = trainer.fit(
+                validate=validator, log=log, tracker=tracker, on_best=keep_best, should_stop=asked_to_stop
+            )
+        except Interrupted:
+            reporter.say(f"stopped and saved; go on with: clapkit train --resume --run-dir {run_dir.path}")
+            raise
     _plot(run_dir)
     return {
         "model": str(run_dir.model_dir),

@@ -1,0 +1,183 @@
+"""ESC-10 in its old layout: 400 short recordings of ten kinds of sound, with five folds.
+
+Origin: K. J. Piczak, ESC: Dataset for Environmental Sound Classification, ACM Multimedia 2015; recordings from Freesound.
+Licence: CC BY 3.0, attributions in the README.txt of the corpus.
+Layout: ten folders ``NNN - Class name`` with 40 Ogg Vorbis files each, ``{fold}-{clip id}-{take}.ogg``; takes of one
+recording share its clip id and lie in one fold.
+Counts: 400 clips, about 5 s each, 44.1 kHz mono; 80 per fold; 304 recordings. The corpus holds no captions: each clip gets
+the sentences below, the same for the whole class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from clapkit.data.audio import AUDIO_SUFFIXES
+from clapkit.data.splits import draw
+from clapkit.errors import ConfigError, ManifestError
+from clapkit.types import Caption, Clip, Recipe, RecipeRequest, Rejection
+
+# Class name of the folder -> label, and what people might say.
+CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "Dog bark": (
+        "dog barking",
+        ("A dog is barking.", "A dog barks.", "The bark of a dog.", "Somewhere a dog barks loudly.", "dog barking"),
+    ),
+    "Rain": (
+        "rain",
+        ("Rain is falling.", "It is raining.", "Raindrops patter on the ground.", "Steady rain outside.", "rain"),
+    ),
+    "Sea waves": (
+        "sea waves",
+        (
+            "Waves break on the shore.",
+            "The sea is rolling in.",
+            "Waves of the sea wash over a beach.",
+            "Surf rushes up and draws back.",
+            "sea waves",
+        ),
+    ),
+    "Baby cry": (
+        "baby crying",
+        ("A baby is crying.", "A baby cries.", "An infant wails.", "The crying of a small child.", "baby crying"),
+    ),
+    "Clock tick": (
+        "clock ticking",
+        ("A clock is ticking.", "A clock ticks.", "The steady ticking of a clock.", "Tick, tock.", "clock ticking"),
+    ),
+    "Person sneeze": (
+        "person sneezing",
+        ("A person is sneezing.", "Someone sneezes.", "A loud sneeze.", "A person has to sneeze.", "person sneezing"),
+    ),
+    "Helicopter": (
+        "helicopter",
+        (
+            "A helicopter is flying.",
+            "A helicopter flies overhead.",
+            "The rotor of a helicopter chops the air.",
+            "The drone of a helicopter.",
+            "helicopter",
+        ),
+    ),
+    "Chainsaw": (
+        "chainsaw",
+        (
+            "A chainsaw is running.",
+            "Someone cuts wood with a chainsaw.",
+            "A chainsaw revs up.",
+            "The roar of a chainsaw.",
+            "chainsaw",
+        ),
+    ),
+    "Rooster": (
+        "rooster crowing",
+        ("A rooster is crowing.", "A rooster crows.", "A cock crows.", "The call of a rooster.", "rooster crowing"),
+    ),
+    "Fire crackling": (
+        "fire crackling",
+        ("A fire is crackling.", "A fire crackles.", "Wood burns and pops.", "The crackle of flames.", "fire crackling"),
+    ),
+}
+
+_FOLDER = re.compile(r"\d{3} - (.+)")
+_FILE = re.compile(r"([1-9]\d*)-([^-]+)-([A-Z]+)")
+
+
+def build(test_fold: int | None = None, val_share: float = 0.5) -> Recipe:
+    """ESC-10, old layout.
+
+    Args:
+        test_fold: fold that becomes ``test``; None is the last one.
+        val_share: share of the fold before it (before the first comes the last) that becomes ``val``, class by class, whole
+            recordings; the rest of that fold is trained on.
+
+    Raises:
+        ConfigError: if the share is not between 0 and 1.
+    """
+    if not 0 <= val_share <= 1:
+        raise ConfigError(f"option val_share={val_share}: expected a share between 0 and 1")
+    return Esc10(test_fold=test_fold, val_share=val_share)
+
+
+class Esc10:
+    """Reads the folders; see ``build`` for the arguments."""
+
+    needs_source = True
+
+    def __init__(self, *, test_fold: int | None, val_share: float) -> None:
+        self.test_fold, self.val_share = test_fold, val_share
+
+    def clips(self, request: RecipeRequest) -> Iterable[Clip | Rejection]:
+        """Yield the clips, class by class.
+
+        Raises:
+            ConfigError: if the audio is said to lie elsewhere.
+            ManifestError: if the folder is no ESC-10 or lacks the fold.
+        """
+        assert request.source is not None, "prepare gives a source to recipes that need one"
+        if request.audio_dir is not None:
+            raise ConfigError("--audio-dir: esc10 finds its audio in the source folder; leave it out")
+        if not request.source.is_dir():
+            raise ManifestError(f"{request.source}: is no folder, expected the one with '001 - Dog bark'; name a folder")
+        items = list(_read(request.source))
+        split_of = self._splits([item for item in items if isinstance(item, Clip)], request)
+        for item in items:
+            yield replace(item, split=split_of[item.source or item.id]) if isinstance(item, Clip) else item
+
+    def _splits(self, clips: list[Clip], request: RecipeRequest) -> dict[str, str]:
+        """Split of every source."""
+        folds = sorted({clip.fold for clip in clips if clip.fold is not None})
+        test_fold = self.test_fold if self.test_fold is not None else max(folds, default=None)
+        if test_fold not in folds:
+            raise ManifestError(f"{request.source}: no clip in test_fold {test_fold}, folds found: {folds}; name one of them")
+        if len(folds) < 3:
+            raise ManifestError(
+                f"{request.source}: not enough data for the split: folds {folds} found, expected at least 3; "
+                "get the whole corpus, or prepare it as a folder"
+            )
+        val_fold = folds[folds.index(test_fold) - 1]
+        split_of = {clip.source or clip.id: "test" if clip.fold == test_fold else "train" for clip in clips}
+        generator = np.random.default_rng(request.seed)
+        for label in sorted({clip.labels[0] for clip in clips}):
+            sizes = Counter(clip.source or clip.id for clip in clips if clip.fold == val_fold and clip.labels[0] == label)
+            drawn = draw(sizes, size=self.val_share * sizes.total(), generator=generator, max_sources=len(sizes))
+            split_of |= dict.fromkeys(drawn, "val")
+        return split_of
+
+
+def _read(source: Path) -> Iterator[Clip | Rejection]:
+    folders = sorted(path for path in source.iterdir() if path.is_dir() and _FOLDER.fullmatch(path.name))
+    if not folders:
+        raise ManifestError(
+            f"{source}: is no ESC-10, no folder such as '001 - Dog bark' found, expected ten; name the folder that holds them"
+        )
+    for folder in folders:
+        match = _FOLDER.fullmatch(folder.name)
+        if match is None or match[1] not in CLASSES:
+            yield Rejection(folder.name, f"no class of ESC-10, expected one of {', '.join(CLASSES)}; remove the folder")
+            continue
+        label, sentences = CLASSES[match[1]]
+        captions = tuple(Caption(sentence) for sentence in sentences)
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
+                yield _read_file(f"{folder.name}/{path.name}", path.stem, label, captions)
+
+
+def _read_file(audio: str, stem: str, label: str, captions: tuple[Caption, ...]) -> Clip | Rejection:
+    match = _FILE.fullmatch(stem)
+    if match is None:
+        return Rejection(audio, f"file name {stem!r}, expected fold-clip_id-take such as 1-100032-A; rename or remove it")
+    return Clip(
+        id=f"esc10/{stem}",
+        audio=audio,
+        captions=captions,
+        labels=(label,),
+        fold=int(match[1]),
+        source=f"esc10/{match[1]}-{match[2]}",
+    )

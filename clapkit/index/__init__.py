@@ -1,0 +1,1 @@
+"""Embedding tables on disk and the search over them."""

@@ -1,0 +1,209 @@
+"""Which model, data and embeddings are meant: by path, by name under the runs root, or the newest finished run.
+
+Nothing here loads torch before a model is asked for, so that a query that needs none stays fast.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clapkit.data.manifest import Manifest
+from clapkit.encoders.fingerprint import CONFIG, WEIGHTS, model_fingerprint
+from clapkit.errors import ConfigError, EmbeddingError, ManifestError, RunDirError
+from clapkit.run_dir import RunDir, newest_run, open_run
+
+if TYPE_CHECKING:
+    from clapkit.encoders.dual import DualEncoder
+
+MANIFEST = "manifest.jsonl"
+TABLE = "table.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model on disk.
+
+    Attributes:
+        folder: holds ``model.safetensors`` and ``config.json``.
+        name: how results call it: the run, or the folder.
+        fingerprint: hash of weights and configuration.
+        run: the train run that made it, if it was named by one.
+    """
+
+    folder: Path
+    name: str
+    fingerprint: str
+    run: RunDir | None
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """A manifest on disk.
+
+    Attributes:
+        path: of the ``manifest.jsonl``.
+        manifest: its content.
+    """
+
+    path: Path
+    manifest: Manifest
+
+
+def resolve_model(address: str | None, *, runs_root: Path) -> ModelSource:
+    """Find a model.
+
+    Args:
+        address: train run (path or name), model folder, or None for the newest train run.
+        runs_root: where runs live.
+
+    Raises:
+        RunDirError: if there is no such run or it is not finished.
+        CheckpointError: if the folder holds no model.
+    """
+    folder = Path(address) if address is not None else None
+    if folder is not None and (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+        return ModelSource(folder, os.fspath(folder), model_fingerprint(folder), _run_of(folder))
+    if address is None:
+        run = newest_run("train", runs_root=runs_root)
+    else:
+        run = open_run(address, step="train", runs_root=runs_root)
+    return ModelSource(run.model_dir, run.path.name, model_fingerprint(run.model_dir), run)
+
+
+def load_model(folder: Path, *, device: str) -> DualEncoder:
+    """Load a model in evaluation mode.
+
+    Args:
+        folder: of the model.
+        device: as torch names it, from ``choose_device``.
+
+    Raises:
+        CheckpointError: if the model cannot be loaded.
+    """
+    from clapkit.encoders.dual import DualEncoder
+
+    return DualEncoder.load(folder, device)
+
+
+def choose_device(name: str) -> str:
+    """The device to use, as torch names it.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` takes the first accelerator there is.
+
+    Raises:
+        ConfigError: if the device does not exist here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in available or (number and not number.isdigit()):
+        raise ConfigError(f"--device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
+    if int(number or 0) >= available[kind]:
+        raise ConfigError(f"--device {name!r}: {available[kind]} such devices here; use auto or cpu")
+    return name
+
+
+def resolve_data(address: str | None, *, model: ModelSource, runs_root: Path) -> DataSource:
+    """Find the data to work on.
+
+    Args:
+        address: prepare run (path or name), manifest, or None for the data that the model was trained on.
+        model: whose data are the default.
+        runs_root: where runs live.
+
+    Raises:
+        RunDirError: if there is no such run or it is not finished.
+        ManifestError: if the manifest cannot be used, or the model's data are unknown or gone.
+    """
+    if address is None:
+        return _training_data(model)
+    return resolve_prepared(address, runs_root=runs_root)
+
+
+def resolve_prepared(address: str | None, *, runs_root: Path) -> DataSource:
+    """Find prepared data.
+
+    Args:
+        address: prepare run (path or name), manifest, or None for the newest prepare run.
+        runs_root: where runs live.
+
+    Raises:
+        RunDirError: if there is no such run or it is not finished.
+        ManifestError: if the manifest cannot be used.
+    """
+    if address is None:
+        return _load(newest_run("prepare", runs_root=runs_root).manifest_path)
+    if Path(address).is_file():
+        return _load(Path(address))
+    return _load(open_run(address, step="prepare", runs_root=runs_root).manifest_path)
+
+
+def resolve_embeddings(address: str | None, *, runs_root: Path) -> Path:
+    """Find the folder of an embedding table.
+
+    Args:
+        address: embed run (path or name), folder with a ``table.json``, or None for the newest embed run.
+        runs_root: where runs live.
+
+    Raises:
+        RunDirError: if there is no such run or it is not finished.
+    """
+    if address is None:
+        return newest_run("embed", runs_root=runs_root).path
+    folder = Path(address)
+    if (folder / TABLE).is_file() and not (folder / "run.json").is_file():
+        return folder
+    return open_run(address, step="embed", runs_root=runs_root).path
+
+
+def check_table_model(folder: Path, *, model_path: Path, fingerprint: str) -> None:
+    """Make sure that the model which embeds the query is the one that made a table.
+
+    Args:
+        folder: of the table.
+        model_path: folder of the model.
+        fingerprint: of the model that made the table.
+
+    Raises:
+        EmbeddingError: if the model is gone or another one.
+    """
+    if not (model_path / WEIGHTS).is_file():
+        raise EmbeddingError(f"{folder}: was made by the model in {model_path}, which is gone; restore it or embed again")
+    found = model_fingerprint(model_path)
+    if found != fingerprint:
+        raise EmbeddingError(
+            f"{folder}: was made by model {fingerprint[:12]}, but {model_path} now holds {found[:12]}; embed again"
+        )
+
+
+def _training_data(model: ModelSource) -> DataSource:
+    if model.run is None:
+        raise ManifestError(f"model {model.name}: is no train run, so its data are not known; name a prepare run or a manifest")
+    inputs: list[dict[str, Any]] = model.run.record.get("inputs", [])
+    for entry in inputs:
+        path = Path(entry["path"])
+        path = path if path.is_absolute() or path.exists() else model.run.path / path
+        manifest = path / MANIFEST if path.is_dir() else path
+        if manifest.name.endswith(".jsonl"):
+            return _load(manifest)
+    raise ManifestError(f"train run {model.name}: run.json names no data; name a prepare run or a manifest")
+
+
+def _run_of(folder: Path) -> RunDir | None:
+    """The train run whose ``model/`` this folder is, if any."""
+    run = RunDir(folder.resolve().parent)
+    try:
+        return run if run.finished and run.record.get("step") == "train" else None
+    except RunDirError:
+        return None
+
+
+def _load(path: Path) -> DataSource:
+    return DataSource(path, Manifest.load(path))

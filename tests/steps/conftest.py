@@ -1,0 +1,125 @@
+"""A tiny untrained model, six sounds, and the runs that prepare and train would leave."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from clapkit.data.manifest import Manifest
+from clapkit.encoders.dual import DualEncoder
+from clapkit.run_dir import RunDir
+from clapkit.types import Caption, Clip
+
+SAMPLE_RATE = 8000
+NAMES = ("dog", "rain", "bell", "car", "bird", "wind")
+
+
+class RecordingReporter:
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said, self.warned = [], []
+
+    def say(self, message):
+        self.said.append(message)
+
+    def warn(self, message):
+        self.warned.append(message)
+
+    def track(self, description, total, unit=""):
+        from clapkit.types import SilentReporter
+
+        return SilentReporter().track(description, total, unit)
+
+
+@pytest.fixture
+def reporter():
+    return RecordingReporter()
+
+
+@pytest.fixture(autouse=True)
+def query_cache_dir(monkeypatch, tmp_path):
+    """No test may read or fill the user's cache."""
+    monkeypatch.setenv("CLAPKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    sentences = [f"a {name} is heard" for name in NAMES]
+    DualEncoder("tiny", "tiny", embedding_dim=16, text_options={"captions": sentences}).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(model_folder):
+    return DualEncoder.load(model_folder)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Clips of 0.5 to 3 s; two captions each, one label, the last two in train."""
+    folder = tmp_path_factory.mktemp("corpus")
+    clips = []
+    for number, name in enumerate(NAMES):
+        length = round(SAMPLE_RATE * 0.5 * (number + 1))
+        time = np.arange(length) / SAMPLE_RATE
+        noise = np.random.default_rng(number).normal(0, 0.1, length)
+        tone = 0.5 * np.sin(2 * np.pi * 200 * (number + 1) * time)
+        soundfile.write(folder / f"{name}.wav", (tone + noise).clip(-1, 1), SAMPLE_RATE, subtype="PCM_16")
+        clips.append(
+            Clip(
+                id=f"toy/{name}",
+                audio=f"{name}.wav",
+                duration_s=length / SAMPLE_RATE,
+                captions=(Caption(f"a {name} is heard"), Caption(f"the sound of a {name}")),
+                labels=(f"{name}_sound",),
+                split="test" if number < 4 else "train",
+            )
+        )
+    return Manifest.write(folder / "manifest.jsonl", clips, root=folder, name="toy")
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Start a run under ``tmp_path / "runs"``; its lock is given up after the test."""
+    made = []
+
+    def make(step, name, *, config=None, inputs=()):
+        run = RunDir.create(tmp_path / "runs" / step / name, step=step, config=config or {})
+        for path, fingerprint in inputs:
+            run.add_input(Path(path), fingerprint)
+        made.append(run)
+        return run
+
+    yield make
+    for run in made:
+        run.release()
+
+
+@pytest.fixture
+def runs_root(tmp_path, make_run, corpus, model_folder):
+    """Runs that prepare and train would leave: ``toy`` and ``first``."""
+    prepare = make_run("prepare", "toy")
+    manifest = Manifest.write(prepare.manifest_path, corpus.clips, root=corpus.root, name="toy")
+    prepare.finish({})
+    train = make_run("train", "first", inputs=[(prepare.manifest_path, manifest.fingerprint)])
+    DualEncoder.load(model_folder).save(train.model_dir)
+    train.finish({})
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def retag(corpus):
+    """The corpus with other clips: ``retag(lambda clip: {"labels": ()})``."""
+
+    def change(changes):
+        clips = tuple(dataclasses.replace(clip, **changes(clip)) for clip in corpus.clips)
+        return dataclasses.replace(corpus, clips=clips)
+
+    return change
