@@ -1,0 +1,123 @@
+"""SigLIP: every pair of the batch is its own yes-or-no question."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from clapkit.objectives.contract import (
+    ParamGroup,
+    check_batch,
+    full_precision,
+    loss_output,
+    require,
+    undecayed_group,
+)
+from clapkit.objectives.similarity import cosine
+from clapkit.objectives.targets import Policy, check_policy, further_positives, no_negatives
+from clapkit.objectives.temperature import Schedule, Temperature
+from clapkit.types import LossOutput
+
+
+def build(
+    *,
+    temperature: Schedule = "learnable",
+    tau: float = 0.1,
+    bias_init: Literal["auto"] | float = "auto",
+    targets: Policy = "ignore",
+) -> SigLIP:
+    """Make the objective.
+
+    Args:
+        temperature: ``learnable`` (a log scale, kept between temperatures 0.01 and 1) or ``fixed``.
+        tau: the temperature, at the start where it is learned.
+        bias_init: where the learned bias starts; ``auto`` is ``-ln(B - 1)``, the log odds of a positive in a batch of B
+            (the paper's -10 is meant for batches of thousands).
+        targets: what happens to further positives of a row: ``ignore`` gives them weight 0, ``soft`` label +1.
+
+    Raises:
+        ConfigError: if an option is out of its range.
+    """
+    is_number = not isinstance(bias_init, str) and math.isfinite(bias_init)
+    require(bias_init == "auto" or is_number, f"bias_init={bias_init}: expected auto or a finite number")
+    return SigLIP(Temperature(tau, temperature), bias_init, check_policy(targets))
+
+
+class SigLIP(nn.Module):
+    """Logistic loss on all B x B pairs, divided by B.
+
+    ``L = (1 / B) sum_ij softplus(-y_ij z_ij)`` with ``z_ij = s_ij / tau + b``, ``y_ij`` +1 for pairs and -1 for others.
+
+    Reference: Zhai et al., Sigmoid loss for language image pre-training, 2023, arXiv 2303.15343. Deviation: with
+    ``bias_init="auto"`` the learned ``bias`` starts at 0 and ``-ln(B - 1)`` of the present batch is added to it. For a
+    constant B this is a bias that starts at ``-ln(B - 1)``, without a first batch to remember when a run is resumed.
+
+    Args:
+        temperature: scales the similarities.
+        bias_init: where the bias starts.
+        targets: the policy for further positives.
+    """
+
+    def __init__(self, temperature: Temperature, bias_init: Literal["auto"] | float, targets: Policy) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.adds_log_prior = bias_init == "auto"
+        self.bias = nn.Parameter(torch.tensor(0.0 if isinstance(bias_init, str) else float(bias_init)))
+        self.targets = targets
+
+    def forward(self, audio: Tensor, text: Tensor, positives: Tensor, index: Tensor, progress: float) -> LossOutput:
+        """Score a batch; see ``clapkit.types.Objective``.
+
+        Raises:
+            ShapeError: if the shapes differ or B < 2.
+        """
+        check_batch(audio, text, positives, index)
+        with full_precision(audio, text) as (audio, text):
+            similarity = cosine(text, audio)  # [B, B], rows are texts
+            total, terms = self.both_directions(similarity, positives)
+            return loss_output(total, terms, self.stats(similarity))
+
+    def both_directions(self, similarity: Tensor, positives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its one term; the sigmoid loss is the same from both sides."""
+        loss = self.one_direction(similarity, positives)
+        return loss, {"siglip": loss}
+
+    def one_direction(self, similarity: Tensor, positives: Tensor) -> Tensor:
+        """Logistic loss of all entries, divided by the number of rows.
+
+        Args:
+            similarity: [B, B], rows are anchors, the own partner on the diagonal.
+            positives: bool [B, B], likewise.
+
+        Returns:
+            Scalar, nats per pair.
+        """
+        logits = self.temperature.scale() * similarity + self.offset(similarity)  # [B, B]
+        losses = softplus(torch.where(no_negatives(positives), -logits, logits))  # [B, B]
+        if self.targets == "ignore":
+            losses = losses.masked_fill(further_positives(positives), 0.0)
+        return losses.sum() / similarity.shape[0]
+
+    def offset(self, similarity: Tensor) -> Tensor:
+        """The bias b that goes into the logits of this batch."""
+        return self.bias - math.log(similarity.shape[0] - 1) if self.adds_log_prior else self.bias
+
+    def stats(self, similarity: Tensor) -> dict[str, Tensor | float]:
+        """The temperature, the bias and the mean cosine of the pairs."""
+        return {
+            "temperature": self.temperature.value(),
+            "bias": self.offset(similarity),
+            "positive_cosine": similarity.diagonal().mean(),
+        }
+
+    def param_groups(self, lr: float, weight_decay: float) -> list[ParamGroup]:
+        """Optimiser groups; nothing here is decayed, whatever ``weight_decay`` says."""
+        return [*self.temperature.param_groups(lr), undecayed_group("bias", [self.bias], lr)]
+
+    def after_step(self) -> None:
+        """Keep the scale in its range."""
+        self.temperature.after_step()

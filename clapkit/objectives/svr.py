@@ -1,0 +1,279 @@
+"""SVR, Support Vector Regularization: a contrastive loss, and the same from anchors moved towards their targets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from clapkit.errors import ConfigError
+from clapkit.objectives import infonce, siglip
+from clapkit.objectives.contract import (
+    ParamGroup,
+    check_batch,
+    full_precision,
+    loss_output,
+    require,
+    require_choice,
+    undecayed_group,
+)
+from clapkit.objectives.infonce import InfoNCE
+from clapkit.objectives.radius import (
+    AdaptiveRadius,
+    Bound,
+    Order,
+    RadiusKind,
+    check_radius_options,
+    clamp_ratio,
+    hard_bound,
+    make_radius_model,
+    radius_penalty,
+)
+from clapkit.objectives.siglip import SigLIP
+from clapkit.objectives.similarity import cosine, smooth_norm, support_vectors
+from clapkit.objectives.targets import Policy
+from clapkit.objectives.temperature import Schedule
+from clapkit.types import LossOutput
+
+Base = Literal["infonce", "siglip"]
+Sides = Literal["bi", "uni"]
+
+DEFAULT_BETA = 0.01
+DEFAULT_RADIUS = 0.25
+DEFAULT_RATIO = 0.2
+
+
+def build(
+    *,
+    base: Base = "infonce",
+    radius: RadiusKind = "adaptive",
+    sides: Sides = "bi",
+    alpha: float = 1.0,
+    beta: float | None = None,
+    radius_init: float | None = None,
+    radius_lr: float | None = None,
+    radius_bound: Bound = "penalty",
+    max_ratio: float | None = None,
+    radius_shared: bool = True,
+    radius_input: Order = "sorted",
+    constrain_static: bool = False,
+    normalize_support: bool = False,
+    detach_pull_target: bool = False,
+    batch_size: int | None = None,
+    temperature: Schedule = "learnable",
+    tau: float | None = None,
+    bias_init: Literal["auto"] | float = "auto",
+    targets: Policy = "ignore",
+) -> SupportVectorRegularization:
+    """Make the objective; the defaults are bi-DynamicSVR on InfoNCE.
+
+    Args:
+        base: the loss that is regularised.
+        radius: R per anchor, predicted (``adaptive``), one learned number (``static``), a constant (``fixed``) or a
+            constant share of each pair's distance (``ratio``).
+        sides: move texts and audio (``bi``) or texts only (``uni``).
+        alpha: weight of the support-vector term; 0 leaves the base loss, bit for bit.
+        beta: weight of the radius penalty; 0.01 where there is one.
+        radius_init: R at the start, or the share for ``ratio``; 0.25 (``ratio``: 0.2).
+        radius_lr: learning rate of the radius; that of the encoders unless set.
+        radius_bound: how a learned R is held: ``penalty`` (the paper), ``hard`` (R = D sigmoid), ``clamp`` (R cut to
+            [0, max_ratio D]).
+        max_ratio: largest R / D under ``clamp``; 1.
+        radius_shared: one radius model for both directions, or one each.
+        radius_input: negatives ``sorted`` by similarity or in batch order (``raw``), for ``adaptive``.
+        constrain_static: penalise ``static`` too.
+        normalize_support: bring support vectors back to unit norm.
+        detach_pull_target: no gradient to the target through the direction of the move.
+        batch_size: B, which is the input width of ``adaptive``; None takes that of the first batch.
+        temperature: of the base.
+        tau: of the base; its own default unless set.
+        bias_init: of the base ``siglip``.
+        targets: of the base.
+
+    Raises:
+        ConfigError: if an option is out of its range or has no meaning beside the others.
+    """
+    require_choice("base", base, Base)
+    require_choice("sides", sides, Sides)
+    require_choice("radius_input", radius_input, Order)
+    require(0 <= alpha < math.inf, f"alpha={alpha}: expected a weight of 0 or more")
+    require(batch_size is None or batch_size >= 2, f"batch_size={batch_size}: expected at least 2")
+    initial = radius_init
+    if initial is None:
+        initial = DEFAULT_RATIO if radius == "ratio" else DEFAULT_RADIUS
+    check_radius_options(radius, initial=initial, learning_rate=radius_lr, bound=radius_bound, max_ratio=max_ratio)
+    names = ["t2a"] if sides == "uni" else ["both"] if radius_shared else ["t2a", "a2t"]
+    return SupportVectorRegularization(
+        _make_base(base, temperature, tau, bias_init, targets),
+        {
+            name: make_radius_model(radius, initial=initial, bound=radius_bound, batch_size=batch_size, order=radius_input)
+            for name in names
+        },
+        SvrSettings(
+            sides=sides,
+            alpha=alpha,
+            beta=_resolve_beta(beta, radius, radius_bound, constrain_static),
+            radius_lr=radius_lr,
+            bound=radius_bound,
+            max_ratio=1.0 if max_ratio is None else max_ratio,
+            normalize_support=normalize_support,
+            detach_pull_target=detach_pull_target,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SvrSettings:
+    """How the support-vector term is formed and weighed; fields as in ``build``. ``beta`` None: there is no penalty."""
+
+    sides: Sides
+    alpha: float
+    beta: float | None
+    radius_lr: float | None
+    bound: Bound
+    max_ratio: float
+    normalize_support: bool
+    detach_pull_target: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SupportTerm:
+    """One direction of SVR: its loss (scalar), the R and D that it used [B], and its radius penalty (scalar)."""
+
+    loss: Tensor
+    radius: Tensor
+    distance: Tensor
+    penalty: Tensor | None
+
+
+class SupportVectorRegularization(nn.Module):
+    """Base loss plus the same loss with anchors that have been moved a semantic radius R towards their targets.
+
+    Text side: ``u_i = (a_i - t_i) / D_i``, support vector ``t_i + R_i u_i``, and ``L_svr,t2a`` is the base loss of one
+    direction with support vectors in place of texts, everything else alike. Audio side: the mirror image. Then
+    ``L = L_base + alpha (L_svr,t2a + L_svr,a2t) / 2 + beta L_cons``; the one-sided form drops ``L_svr,a2t``.
+
+    With the embeddings of the candidates held fixed, the gradient on text i through its support vector is that on the
+    support vector, with the part across ``u_i`` scaled by ``1 - R_i / D_i``. The base loss keeps its own push: SVR adds
+    a term in which less of the push goes sideways, it takes nothing away from the base (docs/objectives.md).
+
+    Reference: SupCLAP, ICLR 2026, arXiv 2509.21033. Deviation: sums over the two directions are means, so that alpha
+    keeps its meaning beside a base that is a mean. What we found in no source is an option of ``build``.
+
+    Args:
+        base: loss and options of the base.
+        radius_models: one model under ``both``, or one each under ``t2a`` and ``a2t``.
+        settings: form and weights of the support-vector term.
+    """
+
+    def __init__(self, base: InfoNCE | SigLIP, radius_models: dict[str, nn.Module], settings: SvrSettings) -> None:
+        super().__init__()
+        self.base = base
+        self.radius = nn.ModuleDict(radius_models)
+        self.settings = settings
+
+    def forward(self, audio: Tensor, text: Tensor, positives: Tensor, index: Tensor, progress: float) -> LossOutput:
+        """Score a batch; see ``clapkit.types.Objective``.
+
+        Raises:
+            ShapeError: if the shapes differ, B < 2, or B is not the batch size of the adaptive radius.
+        """
+        check_batch(audio, text, positives, index)
+        with full_precision(audio, text) as (audio, text):
+            similarity = cosine(text, audio)  # [B, B], rows are texts
+            total, terms = self.base.both_directions(similarity, positives)
+            stats = self.base.stats(similarity)
+            if self.settings.alpha > 0:
+                support = {"t2a": self._support_term("t2a", text, audio, similarity, positives)}
+                if self.settings.sides == "bi":
+                    support["a2t"] = self._support_term("a2t", audio, text, similarity.T, positives.T)
+                total = total + self.settings.alpha * sum(term.loss for term in support.values()) / 2
+                terms |= {f"support_{side}": term.loss for side, term in support.items()}
+                penalties = [term.penalty for term in support.values() if term.penalty is not None]
+                if self.settings.beta is not None:
+                    terms["radius_penalty"] = torch.stack(penalties).mean()
+                    total = total + self.settings.beta * terms["radius_penalty"]
+                stats |= self._radius_stats(support)
+            return loss_output(total, terms, stats)
+
+    def _support_term(self, side: str, anchors: Tensor, targets: Tensor, similarity: Tensor, positives: Tensor) -> SupportTerm:
+        """Form one direction; ``anchors`` [B, D], ``similarity`` and ``positives`` [B, B] with anchors in rows."""
+        pull_targets = targets.detach() if self.settings.detach_pull_target else targets
+        distance = smooth_norm(pull_targets - anchors)  # [B]; not from cosines, which lose close pairs
+        radius, penalty = self._radius(side, similarity.detach(), positives, distance.detach())  # [B], scalar
+        support = support_vectors(anchors, pull_targets, radius / distance, normalize=self.settings.normalize_support)  # [B, D]
+        loss = self.base.one_direction(cosine(support, targets), positives)
+        return SupportTerm(loss, radius.detach(), distance.detach(), penalty)
+
+    def _radius(self, side: str, similarity: Tensor, positives: Tensor, distance: Tensor) -> tuple[Tensor, Tensor | None]:
+        """R within its bound, and the penalty on R before it is cut; nothing here leads back to the embeddings."""
+        model = self.radius["both" if "both" in self.radius else side]
+        radius: Tensor = model(similarity, positives, distance).to(distance.dtype)
+        penalty = None if self.settings.beta is None else radius_penalty(radius, distance)
+        if self.settings.bound == "hard":
+            radius = hard_bound(radius, distance)
+        elif self.settings.bound == "clamp":
+            radius = clamp_ratio(radius, distance, max_ratio=self.settings.max_ratio)
+        return radius, penalty
+
+    @torch.no_grad()
+    def _radius_stats(self, support: dict[str, SupportTerm]) -> dict[str, Tensor | float]:
+        radius = torch.cat([term.radius for term in support.values()])
+        distance = torch.cat([term.distance for term in support.values()])
+        ratio = radius / distance
+        stats: dict[str, Tensor | float] = {
+            "mean_distance": distance.mean(),
+            "mean_radius": radius.mean(),
+            "mean_rho": ratio.mean(),
+            "share_rho_above_1": (ratio > 1).to(ratio.dtype).mean(),
+            "share_rho_below_0": (ratio < 0).to(ratio.dtype).mean(),
+        }
+        if "both" not in self.radius and len(support) == 2:
+            stats |= {f"mean_radius_{side}": term.radius.mean() for side, term in support.items()}
+        return stats
+
+    def param_groups(self, lr: float, weight_decay: float) -> list[ParamGroup]:
+        """Optimiser groups; nothing here is decayed, whatever ``weight_decay`` says.
+
+        Raises:
+            ConfigError: if the adaptive radius does not know its batch size yet.
+        """
+        if any(isinstance(model, AdaptiveRadius) and model.predictor is None for model in self.radius.values()):
+            raise ConfigError("svr: the adaptive radius has no parameters before its first batch; pass batch_size=B")
+        groups = self.base.param_groups(lr, weight_decay)
+        parameters = list(self.radius.parameters())
+        if parameters:
+            radius_lr = lr if self.settings.radius_lr is None else self.settings.radius_lr
+            groups.append(undecayed_group("radius", parameters, radius_lr))
+        return groups
+
+    def after_step(self) -> None:
+        """Keep the scale of the base in its range."""
+        self.base.after_step()
+
+
+def _resolve_beta(beta: float | None, radius: RadiusKind, bound: Bound, constrain_static: bool) -> float | None:
+    """The weight of the penalty, or None where the penalty does not exist."""
+    require(not constrain_static or radius == "static", f"constrain_static=true: radius={radius} is not static")
+    penalised = radius == "adaptive" or constrain_static
+    if penalised and bound != "hard":
+        beta = DEFAULT_BETA if beta is None else beta
+        require(0 <= beta < math.inf, f"beta={beta}: expected a weight of 0 or more")
+        return beta
+    require(not constrain_static, "constrain_static=true: radius_bound=hard never leaves [0, D]; nothing to penalise")
+    remedy = "; set constrain_static=true" if radius == "static" and bound != "hard" else "; leave it out"
+    require(beta is None, f"beta={beta}: radius={radius} with radius_bound={bound} has no penalty to weigh{remedy}")
+    return None
+
+
+def _make_base(
+    base: Base, temperature: Schedule, tau: float | None, bias_init: Literal["auto"] | float, targets: Policy
+) -> InfoNCE | SigLIP:
+    if base == "siglip":
+        tau = 0.1 if tau is None else tau
+        return siglip.build(temperature=temperature, tau=tau, bias_init=bias_init, targets=targets)
+    require(bias_init == "auto", f"bias_init={bias_init}: base=infonce has no bias; leave it out")
+    return infonce.build(temperature=temperature, tau=0.07 if tau is None else tau, targets=targets)
