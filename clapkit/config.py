@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -102,21 +103,25 @@ class TrainConfig(CommonConfig):
     radius: Literal["adaptive", "static", "fixed", "ratio"] | None = option(None, "Radius model of svr. [default: adaptive]")
     sides: Literal["bi", "uni"] | None = option(None, "svr on both directions or on text to audio only. [default: bi]")
     alpha: float | None = option(None, "Weight of the support-vector term of svr. [default: 1.0]")
-    beta: float | None = option(None, "Weight of the radius constraint of svr. [default: 0.01]")
-    radius_init: float | None = option(None, "Radius (ratio: share of the distance) that svr starts from. [default: 0.25]")
+    beta: float | None = option(None, "Weight of the radius penalty of svr. [default: 0.01 where there is one]")
+    radius_init: float | None = option(
+        None, "Radius (ratio: share of the distance) that svr starts from. [default: 0.25, ratio 0.2]"
+    )
     radius_lr: float | None = option(None, "Learning rate of the radius. [default: --lr]")
-    radius_bound: Literal["penalty", "hard", "clamp"] | None = option(None, "How svr keeps the radius below the distance.")
+    radius_bound: Literal["penalty", "hard", "clamp"] | None = option(
+        None, "How svr keeps the radius below the distance. [default: penalty]"
+    )
     positives: Literal["caption", "clip", "label"] = option(
-        "caption", "Pairs that are no negatives: the same clip, also the same caption, or also the same labels."
+        "caption", "Pairs that share this are no negatives of each other; label includes caption, caption includes clip."
     )
     temperature: Literal["learnable", "fixed"] | None = option(None, "Temperature of the loss. [default: learnable]")
-    tau: float | None = option(None, "Temperature, at the start where it is learned. [default: 0.07]")
+    tau: float | None = option(None, "Temperature, at the start where it is learned. [default: 0.07, siglip 0.1]")
     margin: float | None = option(None, "Margin of triplet. [default: 0.2]")
     audio_encoder: str = option("small", "Audio tower.", plugin="audio encoder")
     text_encoder: str = option("small", "Text tower.", plugin="text encoder")
     init: str | None = option(None, "train run or model folder whose weights to start from.")
     embedding_dim: int = option(512, "Width of the joint embedding.")
-    freeze: Literal["audio", "text"] | None = option(None, "Tower that is not trained.")
+    freeze: Literal["audio", "text"] | None = option(None, "Tower that is not trained (its projection head is).")
     batch_size: int = option(32, "Pairs in a batch.")
     epochs: int = option(20, "Passes over the training split.")
     max_steps: int | None = option(None, "Optimiser steps, instead of --epochs.")
@@ -125,10 +130,12 @@ class TrainConfig(CommonConfig):
     warmup_steps: int | None = option(None, "Steps of linear warm-up. [default: 5 % of all, at most 500]")
     schedule: Literal["cosine", "constant"] = option("cosine", "Learning rate after the warm-up.")
     clip_grad: float = option(1.0, "Largest gradient norm; 0 turns clipping off.")
-    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Autocast of the encoders; losses stay in fp32.")
-    workers: int | None = option(None, "Processes that load audio. [default: chosen from the machine]", identity=False)
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Autocast of the encoders (losses stay in fp32).")
+    workers: int | None = option(None, "Threads that load audio. [default: one per core]", identity=False)
     eval_every: int = option(1, "Epochs between validations.")
-    save_every: int | None = option(None, "Steps between checkpoints. [default: every validation]", identity=False)
+    save_every: int | None = option(
+        None, "Steps between checkpoints, besides those at validations. [default: none]", identity=False
+    )
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", identity=False)
     keep_best: str = option("t2a_R@1", "Validation metric that selects the best checkpoint.")
     patience: int | None = option(None, "Stop after N validations without a better metric.")
@@ -213,7 +220,10 @@ def resolve(config_class: type[Config], given: Mapping[str, Any]) -> Config:
     path = explicit.get("config")
     values = (read_config_file(Path(path), config_class) if path else {}) | explicit
     hints = typing.get_type_hints(config_class)
-    return config_class(**{key: _checked(key, value, hints[key]) for key, value in values.items()} | _root(values))
+    config = config_class(**{key: _checked(key, value, hints[key]) for key, value in values.items()} | _root(values))
+    if not 0 <= config.seed < 2**63:
+        raise ConfigError(f"--seed {config.seed}: expected a whole number from 0 to {2**63 - 1}")
+    return config
 
 
 def _root(values: Mapping[str, Any]) -> dict[str, Path]:
@@ -234,13 +244,17 @@ def read_config_file(path: Path, config_class: type[CommonConfig]) -> dict[str, 
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            content = json.loads(text)["config"]
+            record = json.loads(text)
+            step, content = record.get("step"), record["config"]
+            if CONFIGS.get(step, config_class) is not config_class:
+                wanted = next(name for name, known in CONFIGS.items() if known is config_class)
+                raise ConfigError(f"--config {path}: is of a {step} run, expected one of {wanted}; name another")
             content = {
                 k: v for k, v in content.items() if k not in fields or (fields[k].metadata["identity"] and v is not None)
             }
         else:
             content = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"--config {path}: cannot be read ({error}); expected TOML or the run.json of a run") from error
     values = {}
     for key, value in content.items():
@@ -266,6 +280,8 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ConfigError(f"--{key.replace('_', '-')} {value}: expected a finite number")
         return float(value)
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple | str):
         return tuple([value] if isinstance(value, str) else value)

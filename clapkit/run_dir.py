@@ -210,13 +210,23 @@ class RunDir:
                 f"run directory {self.path}: holds files but no run.json, so --overwrite will not delete them; "
                 "empty it yourself or choose another --run-dir"
             )
+        self._set_aside(entries)
+
+    @property
+    def _replaced(self) -> Path:
+        return self.path / ".replaced"
+
+    def _set_aside(self, entries: list[Path]) -> None:
+        """Keep the earlier run until the one that replaces it has finished."""
+        if self._replaced.exists():  # what lies beside it is an attempt that came to nothing
+            for entry in entries:
+                if entry != self._replaced:
+                    _delete(entry)
+            return
+        self._replaced.mkdir()
         # The result goes first: a directory that is only half cleared must not look finished.
-        self.result_json.unlink(missing_ok=True)
-        for entry in entries:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+        for entry in sorted(entries, key=lambda entry: entry != self.result_json):
+            entry.rename(self._replaced / entry.name)
 
     def _acquire_lock(self) -> None:
         try:
@@ -248,10 +258,11 @@ class RunDir:
             self._lock = None
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write ``run.json`` and then ``result.json``, and release the lock."""
+        """Write ``run.json`` and then ``result.json``, delete the run that this one replaces, and release the lock."""
         self._record |= {"status": "finished", "finished_at": now()}
         self._write_record()
         self.write_json(self.result_json, result)
+        shutil.rmtree(self._replaced, ignore_errors=True)
         self.release()
 
     def fail(self, status: str) -> None:
@@ -261,9 +272,18 @@ class RunDir:
         self.release()
 
     def discard_if_empty(self) -> None:
-        """Remove the directory if it holds nothing but the record of a run that came to nothing."""
-        if {entry.name for entry in self.path.iterdir()} <= {self.run_json.name, self.log_path.name, ".lock"}:
+        """Remove a run that left nothing but its record; the run that it should have replaced comes back."""
+        bookkeeping = {self.run_json.name, self.log_path.name, ".lock", self._replaced.name}
+        if any(entry.name not in bookkeeping for entry in self.path.iterdir()):
+            return
+        if not self._replaced.exists():
             shutil.rmtree(self.path)
+            return
+        for entry in (self.run_json, self.log_path):
+            entry.unlink(missing_ok=True)
+        for entry in sorted(self._replaced.iterdir(), key=lambda entry: entry.name == self.result_json.name):
+            entry.rename(self.path / entry.name)
+        self._replaced.rmdir()
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
@@ -322,6 +342,13 @@ class RunDir:
     def result(self) -> dict[str, Any]:
         """The content of ``result.json``."""
         return read_json(self.result_json)
+
+
+def _delete(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from typer.testing import CliRunner, Result
 
+from clapkit.cli import app
 from clapkit.data.manifest import Manifest
 from clapkit.encoders.dual import DualEncoder
 from clapkit.types import Caption, Clip
@@ -60,3 +63,27 @@ def tiny_encoder() -> DualEncoder:
     torch.manual_seed(0)
     captions = [f"a tone of {200 + 150 * number} hertz" for number in range(16)]
     return DualEncoder("tiny", "tiny", embedding_dim=16, text_options={"captions": captions}).eval()
+
+
+@pytest.fixture(scope="session")
+def clapkit_call() -> Callable[..., Result]:
+    """Calls ``clapkit`` in this process; gives exit code, stdout, stderr and the exception that came through, if any."""
+
+    def call(*arguments: str | Path, stdin: str | None = None) -> Result:
+        words = [str(argument) for argument in arguments]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["clapkit", *words])
+            return CliRunner().invoke(app, words, input=stdin)
+
+    return call
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with a cache of its own."""
+    folder = tmp_path / "workplace"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CLAPKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CLAPKIT_RUNS", raising=False)
+    return folder

@@ -89,9 +89,15 @@ def test_help_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
 
 
 def test_every_module_can_be_imported_alone() -> None:
-    names = [".".join(("clapkit", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__") for path in modules()]
+    names = [
+        ".".join(("clapkit", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__") for path in modules()
+    ]
     script = "import importlib\n" + "\n".join(f"importlib.import_module({name!r})" for name in names)
-    subprocess.run([sys.executable, "-W", "error::SyntaxWarning", "-c", script], check=True, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)})
+    subprocess.run(
+        [sys.executable, "-W", "error::SyntaxWarning", "-c", script],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+    )
 
 
 def test_the_public_names_are_sorted_and_exist() -> None:

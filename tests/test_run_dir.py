@@ -107,9 +107,14 @@ def test_nothing_is_stringified_silently() -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="disk on fire"), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("disk on fire")
+
+    def interrupted_write() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("disk on fire")
+
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        interrupted_write()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["x.json"]
 
@@ -146,3 +151,25 @@ def test_the_default_name_tells_configurations_apart() -> None:
     one, other = default_name({"lr": 0.1}), default_name({"lr": 0.2})
     assert one[-6:] != other[-6:]
     assert default_name({"lr": 0.1})[-6:] == one[-6:]
+
+
+def test_an_overwritten_run_is_kept_until_the_new_one_has_finished(tmp_path: Path) -> None:
+    first = started(tmp_path / "r")
+    (first.path / "model").mkdir()
+    (first.path / "model" / "weights").write_text("one")
+    first.finish({"run": 1})
+    failed = started(tmp_path / "r", overwrite=True)
+    failed.fail("failed")
+    failed.discard_if_empty()
+    assert RunDir(tmp_path / "r").result == {"run": 1}
+    assert (tmp_path / "r" / "model" / "weights").read_text() == "one"
+    broken = started(tmp_path / "r", overwrite=True)
+    broken.write_text(broken.path / "half.txt", "half")
+    broken.fail("failed")
+    broken.discard_if_empty()
+    assert not RunDir(tmp_path / "r").finished
+    last = started(tmp_path / "r", overwrite=True)
+    assert not (last.path / "half.txt").exists()
+    assert (last.path / ".replaced" / "model" / "weights").read_text() == "one"
+    last.finish({"run": 2})
+    assert sorted(path.name for path in last.path.iterdir()) == [".lock", "result.json", "run.json"]

@@ -5,7 +5,9 @@ Nothing heavy is imported here, so that ``clapkit --help`` answers at once.
 
 from __future__ import annotations
 
+import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +21,7 @@ from clapkit.config import CONFIGS, CommonConfig, resolve
 from clapkit.errors import ClapkitError
 
 EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
+Configure = Callable[[dict[str, Any]], CommonConfig]
 
 app = typer.Typer(
     help="Prepare audio-caption data, train contrastive language-audio models, embed, retrieve and evaluate.",
@@ -41,18 +44,19 @@ def _root(
 ) -> None: ...
 
 
-def _register(name: str, run: Callable[[Any, list[str]], None], help: str) -> None:
+def _register(name: str, run: Callable[[Any, list[str]], None], help: str, configure: Configure | None = None) -> None:
     def guarded(given: dict[str, Any]) -> None:
-        sys.exit(_exit_code(CONFIGS[name], run, given))
+        sys.exit(_exit_code(configure or functools.partial(resolve, CONFIGS[name]), run, given))
 
     app.command(name)(command_function(CONFIGS[name], guarded, help))
 
 
-def _exit_code(config_class: type[CommonConfig], run: Callable[[Any, list[str]], None], given: dict[str, Any]) -> int:
+def _exit_code(configure: Configure, run: Callable[[Any, list[str]], None], given: dict[str, Any]) -> int:
     from clapkit.cli.console import Console
 
     try:
-        run(resolve(config_class, given), sys.argv)
+        run(configure(given), sys.argv)
+        sys.stdout.flush()  # here, where a reader that has gone can still be handled
     except ClapkitError as error:
         Console().error(str(error))
         if given.get("verbose"):
@@ -69,7 +73,7 @@ def _exit_code(config_class: type[CommonConfig], run: Callable[[Any, list[str]],
 
 
 _register("prepare", prepare.run, prepare.HELP)
-_register("train", train.run, train.HELP)
+_register("train", train.run, train.HELP, train.configure)
 _register("embed", embed.run, embed.HELP)
 _register("retrieve", retrieve.run, retrieve.HELP)
 _register("eval", eval.run, eval.HELP)
@@ -77,4 +81,6 @@ _register("eval", eval.run, eval.HELP)
 
 def main() -> None:
     """Entry point of the ``clapkit`` command."""
+    # SIGTERM ends a command like Ctrl-C: its run directory says so, and nothing is left half-written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -9,9 +9,17 @@ from typing import Any
 from clapkit.cli.console import Console
 from clapkit.config import CommonConfig
 from clapkit.errors import ClapkitError, RunDirError
-from clapkit.run_dir import RunDir, default_name
+from clapkit.run_dir import RunDir, default_name, newest_run
 
 Step = Callable[[Any, RunDir, Console], dict[str, Any]]
+
+# What a command reads when nothing is named: the field that would name it, and the step whose newest run is taken.
+NEWEST_INPUT = {
+    "train": ("data", "prepare"),
+    "embed": ("model", "train"),
+    "retrieve": ("embeddings", "embed"),
+    "eval": ("runs", "train"),
+}
 
 
 def console_for(config: CommonConfig) -> Console:
@@ -50,6 +58,7 @@ def execute(step: str, config: CommonConfig, argv: list[str], run: Step, console
         run_dir.fail("interrupted")
         raise
     except BaseException as error:
+        run_dir.log(f"error: {error if isinstance(error, ClapkitError) else repr(error)}")
         run_dir.fail("failed")
         if isinstance(error, ClapkitError):
             run_dir.discard_if_empty()
@@ -68,7 +77,7 @@ def run_path(step: str, config: CommonConfig) -> Path:
     if config.run_dir is not None:
         return config.run_dir
     if config.name is not None:
-        if Path(config.name).name != config.name:
+        if config.name in ("", "..") or Path(config.name).name != config.name:
             raise RunDirError(f"--name {config.name!r}: expected a plain name; use --run-dir for a path")
         return config.runs_root / step / config.name
     name = default_name(config.identity())
@@ -84,19 +93,33 @@ def _existing(step: str, config: CommonConfig) -> RunDir | None:
     """
     if config.run_dir is None and config.name is None:
         finished = (RunDir(path.parent) for path in sorted((config.runs_root / step).glob("*/result.json"), reverse=True))
-        return next((run for run in finished if _same(run, config)), None)
+        return next((run for run in finished if not _differences(step, config, run)), None)
     run = RunDir(run_path(step, config))
     if not run.finished:
         return None
-    if not _same(run, config):
-        differing = sorted(k for k, v in config.identity().items() if run.record["config"].get(k) != v)
+    differences = _differences(step, config, run)
+    if differences:
         raise RunDirError(
-            f"{run.path}: holds a finished run of another configuration (differs in {', '.join(differing)}); "
+            f"{run.path}: holds a finished run of another configuration (differs in {', '.join(differences)}); "
             "choose another --run-dir or --name, or pass --overwrite without --skip-existing"
         )
     return run
 
 
-def _same(run: RunDir, config: CommonConfig) -> bool:
-    recorded = run.record["config"]
-    return all(key in recorded and recorded[key] == value for key, value in config.identity().items())
+def _differences(step: str, config: CommonConfig, run: RunDir) -> list[str]:
+    """Fields in which a finished run is another experiment than this call; empty if it is the same."""
+    recorded = run.record.get("config", {})
+    different = [key for key, value in config.identity().items() if key not in recorded or recorded[key] != value]
+    if step in NEWEST_INPUT:
+        field, needed = NEWEST_INPUT[step]
+        if not getattr(config, field) and not _read_newest(run, needed, runs_root=config.runs_root):
+            different.append(f"{field}: there is a newer {needed} run")
+    return sorted(different)
+
+
+def _read_newest(run: RunDir, step: str, *, runs_root: Path) -> bool:
+    """Whether a run has read the newest run of a step; also if there is none any more."""
+    if not any((runs_root / step).glob("*/result.json")):
+        return True
+    newest = newest_run(step, runs_root=runs_root).path.resolve()
+    return any(Path(entry["path"]).resolve().is_relative_to(newest) for entry in run.record.get("inputs", []))

@@ -53,7 +53,8 @@ def help_of(field: dataclasses.Field[Any]) -> str:
     if choices:
         sentence, bracket, note = text.partition(" [")
         text = f"{sentence.rstrip('.')}: {', '.join(choices)}.{bracket}{note}"
-    if field.default not in (None, False, ()) and "[default" not in text:
+    # Identity, because a default of 0 is worth showing and equals False.
+    if field.default is not None and field.default is not False and field.default != () and "[default" not in text:
         shown = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
         text = f"{text} [default: {shown}]"
     return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from clapkit.cli.console import Table, show_metric
@@ -23,43 +22,44 @@ HELP = """Train a dual encoder on a prepared corpus.
 OF_THIS_CALL = ("run_dir", "name", "json", "quiet", "verbose", "config", "skip_existing", "overwrite", "resume")
 
 
-def run(config: TrainConfig, argv: list[str]) -> None:
-    """Train, then print the metrics at the best step."""
-    console = console_for(config)
-    if config.resume:
-        config, finished = _resumed(config)
-        if finished is not None:
-            console.say(f"{finished.path}: finished already, nothing to resume")
-            console.result(finished.result, tables=[_summary(finished.result)])
-            return
-    from clapkit.steps import train
+def configure(given: dict[str, Any]) -> TrainConfig:
+    """The configuration of a call; on ``--resume`` that of the unfinished run, in its directory.
 
-    _, result = execute("train", config, argv, train.run, console)
-    console.result(result, tables=[_summary(result)])
-
-
-def _resumed(config: TrainConfig) -> tuple[TrainConfig, RunDir | None]:
-    """The configuration that the unfinished run was started with, in its directory.
+    Args:
+        given: explicit flags, None where a flag was not given.
 
     Raises:
         RunDirError: if there is no run to resume.
         ConfigError: if a flag contradicts the run.
     """
+    config = resolve(TrainConfig, given)
+    if not config.resume:
+        return config
     run = RunDir(run_path("train", config)) if config.run_dir or config.name else _newest_unfinished(config)
     if not run.run_json.is_file():
         raise RunDirError(f"--resume: {run.path} holds no run; start it without --resume, or name another with --run-dir")
     stored = {key: value for key, value in run.record["config"].items() if value is not None and key not in OF_THIS_CALL}
-    defaults = resolve(TrainConfig, {})
-    given = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    given = {key: value for key, value in given.items() if value != getattr(defaults, key)}
-    resumed = resolve(TrainConfig, stored | given | {"run_dir": run.path})
-    resumed = dataclasses.replace(resumed, name=None)
     started = resolve(TrainConfig, stored)
+    explicit = {key: value for key, value in given.items() if value is not None}
+    resumed = resolve(TrainConfig, stored | explicit | {"run_dir": run.path, "name": None})
     contradicted = [key for key in sorted(resumed.identity()) if getattr(resumed, key) != getattr(started, key)]
     if contradicted:
         flags = ", ".join("--" + key.replace("_", "-") for key in contradicted)
         raise ConfigError(f"--resume: {flags} differ from what {run.path} was started with; leave them out")
-    return resumed, run if run.finished else None
+    return resumed
+
+
+def run(config: TrainConfig, argv: list[str]) -> None:
+    """Train, then print the metrics at the best step."""
+    console = console_for(config)
+    if config.resume and config.run_dir is not None and RunDir(config.run_dir).finished:
+        result = RunDir(config.run_dir).result
+        console.say(f"{config.run_dir}: finished already, nothing to resume")
+    else:
+        from clapkit.steps import train
+
+        _, result = execute("train", config, argv, train.run, console)
+    console.result(result, tables=[_summary(result)])
 
 
 def _newest_unfinished(config: TrainConfig) -> RunDir:

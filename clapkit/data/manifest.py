@@ -133,7 +133,9 @@ class Manifest:
         clips = tuple(clip for clip in self.clips if clip.split == name)
         if not clips:
             found = ", ".join(f"{split} ({count} clips)" for split, count in self.splits.items()) or "none"
-            raise ManifestError(f"manifest {self.name}: no clip in split {name!r}, splits found: {found}; name one of them")
+            raise ManifestError(
+                f"manifest {self.name}: no clip in split {name!r}, splits found: {found}; name one of them or prepare more data"
+            )
         return Manifest(clips=clips, root=self.root, name=self.name, fingerprint=fingerprint(clips))
 
     def __len__(self) -> int:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from clapkit import registry
 from clapkit.encoders.fingerprint import CONFIG, WEIGHTS
+from clapkit.encoders.initialization import preserve_variance
 from clapkit.errors import CheckpointError, ClapkitError
 from clapkit.types import AudioSpec
 
@@ -33,6 +34,7 @@ class ProjectionHead(nn.Module):
         self.project = nn.Linear(inputs, outputs)
         self.refine = nn.Linear(outputs, outputs)
         self.norm = nn.LayerNorm(outputs)
+        preserve_variance(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, inputs] to [B, outputs]."""
@@ -133,6 +135,8 @@ class DualEncoder(nn.Module):
         """
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            if not isinstance(config, dict) or "clapkit_model" not in config:
+                raise CheckpointError(f"{folder / CONFIG}: is no configuration of a clapkit model; name another model folder")
             if config["clapkit_model"] != FORMAT:
                 raise CheckpointError(
                     f"{folder / CONFIG}: model format {config['clapkit_model']!r}, this clapkit reads {FORMAT}; "

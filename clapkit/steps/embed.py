@@ -29,6 +29,7 @@ def run(config: EmbedConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
     Raises:
         ClapkitError: if model or input cannot be used, or nothing can be embedded.
     """
+    inputs.refuse_options(config.options)
     source = inputs.resolve_model(config.model, runs_root=config.runs_root)
     run_dir.add_input(source.folder, source.fingerprint)
     given = resolve_input(config, model=source)

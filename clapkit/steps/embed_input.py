@@ -14,7 +14,7 @@ from clapkit.config import EmbedConfig
 from clapkit.data.audio import AUDIO_SUFFIXES
 from clapkit.data.manifest import Manifest, fingerprint
 from clapkit.errors import ConfigError, ManifestError, RunDirError
-from clapkit.run_dir import file_fingerprint, open_run
+from clapkit.run_dir import file_fingerprint
 from clapkit.steps import inputs
 from clapkit.types import Caption, Clip
 
@@ -100,8 +100,12 @@ def _is_data(address: str, *, runs_root: Path) -> bool:
 def _caption_file(path: Path) -> Manifest:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read as UTF-8 text ({error}); expected one caption per line") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}); name a readable file, one caption per line") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"{path}: cannot be read as UTF-8 (byte {error.start}), expected text with one caption per line; convert it"
+        ) from error
     clips = tuple(
         Clip(id=f"{path.name}:{number}", audio=path.name, captions=(Caption(line.strip()),))
         for number, line in enumerate(lines, start=1)
@@ -118,6 +122,8 @@ def _audio_files(addresses: Sequence[str], *, runs_root: Path) -> Manifest:
     unique = {path.absolute(): path for path in reversed(named)}
     paths = sorted(unique.values(), key=named.index)
     if not paths:
+        if addresses == (STDIN,):
+            raise ManifestError("standard input: is empty, expected paths of audio files, one per line")
         endings = " ".join(sorted(AUDIO_SUFFIXES))
         raise ManifestError(f"{', '.join(addresses)}: no audio files; looked for names that end in {endings}")
     clips = tuple(Clip(id=path.as_posix(), audio=os.fspath(path.absolute())) for path in paths)
@@ -140,5 +146,9 @@ def _expand(address: str, *, runs_root: Path) -> list[Path]:
         return sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
     if path.is_file():
         return [path]
-    open_run(address, step="prepare", runs_root=runs_root)  # says what was looked for where
-    raise RunDirError(f"input {address}: a prepare run cannot be mixed with files; embed them one by one")
+    if _is_data(address, runs_root=runs_root):
+        raise RunDirError(f"input {address}: a prepare run cannot be mixed with files; embed them one by one")
+    raise RunDirError(
+        f"input {address}: no such file or folder, and no prepare run: looked for run.json in "
+        f"{runs_root / 'prepare' / address}, {runs_root / address}; name a file, a folder or a run"
+    )

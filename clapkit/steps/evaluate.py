@@ -63,6 +63,7 @@ def run(config: EvalConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, An
     Raises:
         ClapkitError: if a model or the data cannot be used, or a task is unknown or impossible.
     """
+    inputs.refuse_options(config.options)
     wanted = read_tasks(config.tasks)
     _check(config)
     device = inputs.choose_device(config.device)

@@ -6,13 +6,15 @@ Nothing here loads torch before a model is asked for, so that a query that needs
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clapkit import registry
 from clapkit.data.manifest import Manifest
 from clapkit.encoders.fingerprint import CONFIG, WEIGHTS, model_fingerprint
-from clapkit.errors import ConfigError, EmbeddingError, ManifestError, RunDirError
+from clapkit.errors import ConfigError, EmbeddingError, ManifestError, RunDirError, UnknownNameError
 from clapkit.run_dir import RunDir, newest_run, open_run
 
 if TYPE_CHECKING:
@@ -161,6 +163,20 @@ def resolve_embeddings(address: str | None, *, runs_root: Path) -> Path:
     if (folder / TABLE).is_file() and not (folder / "run.json").is_file():
         return folder
     return open_run(address, step="embed", runs_root=runs_root).path
+
+
+def refuse_options(assignments: Sequence[str]) -> None:
+    """Make sure that no plug-in option is given to a command that chooses no plug-in.
+
+    Args:
+        assignments: of ``-O``.
+
+    Raises:
+        UnknownNameError: if there is one.
+    """
+    keys = list(registry.parse_assignments(assignments))
+    if keys:
+        raise UnknownNameError("option -O", keys[0], (), hint="this command chooses no plug-in; leave it out")
 
 
 def check_table_model(folder: Path, *, model_path: Path, fingerprint: str) -> None:

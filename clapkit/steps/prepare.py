@@ -59,6 +59,8 @@ def run(config: PrepareConfig, run_dir: RunDir, reporter: Reporter) -> dict[str,
     items = [_fill(item, found[item.audio]) if isinstance(item, Clip) else item for item in items]
     clips = [item for item in items if isinstance(item, Clip)]
     rejections = [item for item in items if isinstance(item, Rejection)]
+    if not items:
+        raise ManifestError(f"{source or name}: no clip found, expected at least one; name a folder or table with audio")
     _write_rejections(rejections, num_clips=len(clips), is_strict=config.strict, run_dir=run_dir, reporter=reporter)
     clips = _split(clips, found, recipe, config, reporter)
     report = {"name": _corpus_name(name, source), "recipe": name, "check": config.check}
@@ -178,8 +180,6 @@ def _write_rejections(
     rejections: Sequence[Rejection], *, num_clips: int, is_strict: bool, run_dir: RunDir, reporter: Reporter
 ) -> None:
     run_dir.write_lines(run_dir.rejected_path, [{"item": r.item, "reason": r.reason} for r in rejections])
-    if not rejections and not num_clips:
-        raise ManifestError("no clip found, expected at least one; name a folder or table with audio")
     if not rejections:
         return
     first = f"{rejections[0].item}: {rejections[0].reason}"

@@ -46,6 +46,7 @@ def run(config: RetrieveConfig, run_dir: RunDir | None, reporter: Reporter) -> d
     if config.k < 1:
         raise ConfigError(f"-k {config.k}: expected at least 1")
     folder = inputs.resolve_embeddings(config.embeddings, runs_root=config.runs_root)
+    reporter.say(f"searching {folder}")
     info = read_info(folder)
     table = load_table(folder, config.target, info=info)
     model_path = Path(info.model_path)
@@ -83,8 +84,14 @@ def _texts(config: RetrieveConfig) -> list[str]:
 def _query_file(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--queries {path}: cannot be read as UTF-8 text ({error}); expected one query per line") from error
+    except OSError as error:
+        raise ConfigError(
+            f"--queries {path}: cannot be read ({error.strerror}); name a text file, one query per line"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--queries {path}: cannot be read as UTF-8 (byte {error.start}), expected text with one query per line; convert it"
+        ) from error
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise ConfigError(f"--queries {path}: holds no query; expected one per line")
@@ -123,10 +130,16 @@ def _embed_audio(
     files: Sequence[str], info: TableInfo, *, config: RetrieveConfig, reporter: Reporter, run_dir: RunDir | None
 ) -> FloatArray:
     """Embed query sounds [Q, D] as the table was made, with one vector for each file."""
+    from clapkit.data.audio import check
     from clapkit.data.manifest import Manifest
     from clapkit.errors import AudioError
     from clapkit.steps.embedding import embed_clips
 
+    for file in files:
+        try:
+            check(Path(file))
+        except AudioError as error:
+            raise AudioError(f"--audio {error}") from error
     clips = tuple(Clip(id=file, audio=os.path.abspath(file)) for file in files)
     model, device = _load(info, config, run_dir)
     embedded = embed_clips(

@@ -47,7 +47,7 @@ def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
     _check(config)
     options = plugin_options(config)
     device = torch.device(inputs.choose_device(config.device))
-    train_data, val_data = _data(config, run_dir)
+    train_data, val_data = _data(config, run_dir, reporter)
     run_dir.set_device(str(device))
     reporter.say(f"training on {device}: {len(train_data)} clips of {train_data.name}, validating on {len(val_data)}")
 
@@ -95,15 +95,13 @@ def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
             _save_best(trainer, run_dir)
 
         try:
-            progress = trainer.fit(
-                validate=validator, log=log, tracker=tracker, on_best=keep_best, should_stop=asked_to_stop
-            )
+            progress = trainer.fit(validate=validator, log=log, tracker=tracker, on_best=keep_best, should_stop=asked_to_stop)
         except Interrupted:
             reporter.say(f"stopped and saved; go on with: clapkit train --resume --run-dir {run_dir.path}")
             raise
     _plot(run_dir)
     return {
-        "model": str(run_dir.model_dir),
+        "model": run_dir.model_dir.name,
         "steps": progress.step,
         "best_step": progress.best_step,
         "keep_best": plan.keep_best,
@@ -219,7 +217,7 @@ def _check(config: TrainConfig) -> None:
             raise ConfigError(f"{flag} {value}: expected 0 or more")
 
 
-def _data(config: TrainConfig, run_dir: RunDir) -> tuple[Manifest, Manifest]:
+def _data(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> tuple[Manifest, Manifest]:
     """Training and validation split; on resume the very files of the first start.
 
     Raises:
@@ -234,6 +232,7 @@ def _data(config: TrainConfig, run_dir: RunDir) -> tuple[Manifest, Manifest]:
     else:
         addresses = [config.data] if config.val_data is None else [config.data, config.val_data]
         sources = [inputs.resolve_prepared(address, runs_root=config.runs_root) for address in addresses]
+        reporter.say(f"data: {', '.join(str(source.path) for source in sources)}")
         for source in sources:
             run_dir.add_input(source.path.resolve(), source.manifest.fingerprint)
         manifests = [source.manifest for source in sources]
@@ -309,17 +308,17 @@ def _event_log(config: TrainConfig, run_dir: RunDir) -> Iterator[Any]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError("--log-to tensorboard: not installed; pip install 'clapkit[tensorboard]'") from error
-    writer = SummaryWriter(run_dir.path / "tensorboard")  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(run_dir.path / "tensorboard")
 
     def write(record: Mapping[str, Any]) -> None:
         for name, value in record.items():
             if name != "step":
-                writer.add_scalar(name, value, record["step"])  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, record["step"])
 
     try:
         yield write
     finally:
-        writer.close()  # type: ignore[no-untyped-call]
+        writer.close()
 
 
 def _plot(run_dir: RunDir) -> None:

@@ -114,7 +114,7 @@ class Trainer:
         self.encoder, self.objective, self.optimizer = encoder, objective, optimizer
         self.batches, self.plan, self.device, self.checkpoint_dir = batches, plan, device, checkpoint_dir
         self.progress = Progress()
-        self.scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+        self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=plan.precision == "fp16")
 
     def fit(
         self,
@@ -139,7 +139,9 @@ class Trainer:
             Interrupted: if asked to stop; the state is saved.
         """
         if self.progress.step == 0:
-            self._validate(validate, log, on_best)
+            # Shows that validation works and where the run starts from; untrained weights are never the best ones.
+            self.encoder.eval()
+            log({"step": 0, **validate()})
         self.encoder.train()
         clock, waited, logged = time.perf_counter(), 0.0, self.progress.step
         for epoch, batch, wait in self._remaining():
@@ -202,7 +204,7 @@ class Trainer:
         output: LossOutput = self.objective(audio, text, positives, batch.index.to(self.device), step / plan.total_steps)
         output.terms = {"loss": float(output.total.detach())} | output.terms
         self._check_finite(output.terms["loss"], "loss", output)
-        self.scaler.scale(output.total).backward()
+        torch.autograd.backward(self.scaler.scale(output.total))
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clip_grad or float("inf"))

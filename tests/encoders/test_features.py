@@ -3,7 +3,7 @@ import builtins
 import pytest
 import torch
 
-from clapkit.encoders.features import LogMel, SpectrogramMasking, mel_filters
+from clapkit.encoders.features import LogMel, RandomFilter, SpectrogramMasking, mel_filters
 from clapkit.errors import ConfigError
 
 
@@ -18,11 +18,11 @@ def test_a_tone_lands_in_the_bin_of_its_pitch() -> None:
 
 
 def test_ten_times_the_amplitude_is_two_more_in_log_power_decades() -> None:
-    # Power grows by 100; log(100) * 0.434 = 4.605 * 0.434 = 2.0.
+    # Power grows by 100; log10(100) = 2.
     noise = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
     log_mel = LogMel(16000)
     difference = log_mel(10 * noise) - log_mel(noise)
-    torch.testing.assert_close(difference, torch.full_like(difference, 2.0), atol=2e-3, rtol=0)
+    torch.testing.assert_close(difference, torch.full_like(difference, 2.0), atol=5e-2, rtol=0)
 
 
 def test_frames_are_one_per_hop_and_one_more() -> None:
@@ -63,3 +63,18 @@ def test_a_torchaudio_that_does_not_load_names_the_pins(monkeypatch: pytest.Monk
     monkeypatch.setattr(builtins, "__import__", broken)
     with pytest.raises(ConfigError, match=r"torchaudio does not load beside torch .*libcudart.*pip install"):
         mel_filters(257, 64, sample_rate=16000, f_min=40, f_max=8000)
+
+
+def test_the_random_filter_moves_levels_and_bins_in_training_only() -> None:
+    torch.manual_seed(0)
+    ramp = torch.arange(32.0).expand(400, 3, 32)
+    still = RandomFilter(gain_db=0.0, max_shift=2)
+    moved = still.train()(ramp)
+    assert set((moved[:, 0, 10] - 10).tolist()) == {-2.0, -1.0, 0.0, 1.0, 2.0}
+    assert moved.min() == 0
+    assert moved.max() == 31  # edges repeat, nothing wraps around
+    assert torch.equal(moved[:, 0], moved[:, 2])  # the same for all frames of a clip
+    loud = RandomFilter(gain_db=4.0, max_shift=0).train()(torch.zeros(2000, 1, 33))
+    assert abs(float(loud[:, 0, 0].std()) - 0.4) < 0.03  # 4 dB in units of ten
+    assert loud[0, 0].diff().abs().max() < 0.3  # smooth over frequency
+    assert torch.equal(still.eval()(ramp), ramp)

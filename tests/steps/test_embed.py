@@ -116,7 +116,7 @@ def test_the_model_comes_through_the_loader(run_embed, monkeypatch, model):
 @pytest.mark.parametrize(
     ("addresses", "options", "error", "message"),
     [
-        (["nowhere.wav"], {}, RunDirError, "no prepare run 'nowhere.wav': looked for"),
+        (["nowhere.wav"], {}, RunDirError, "input nowhere.wav: no such file or folder, and no prepare run: looked for"),
         (["toy", "toy"], {}, ConfigError, "stands alone"),
         (["{corpus}/dog.wav", "toy"], {}, RunDirError, "cannot be mixed with files"),
         (["{corpus}/dog.wav"], {"split": "test"}, ConfigError, "plain files have no splits"),

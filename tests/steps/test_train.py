@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from typer.testing import Result
 
+from clapkit.cli.console import Console
 from clapkit.config import TrainConfig, resolve
 from clapkit.encoders.dual import DualEncoder
 from clapkit.errors import CheckpointError, ConfigError, ManifestError, RunDirError, UnknownNameError
@@ -100,23 +102,24 @@ def finish(process: subprocess.Popen[str]) -> str:
     return said
 
 
-def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tone_corpus: Callable[..., Path], tmp_path: Path) -> None:
-    manifest = tone_corpus()
-    flags = "train --audio-encoder tiny --text-encoder tiny --batch-size 4 --epochs 15 --loss svr --radius adaptive".split()
-    flags += ["--data", str(manifest), "--save-every", "3", "--log-every", "1"]
-    whole = command(*flags, "--name", "whole", cwd=tmp_path)
-    finish(whole)
-    assert whole.returncode == 0
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(
+    tone_corpus: Callable[..., Path], clapkit_call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = "train --audio-encoder tiny --text-encoder tiny --batch-size 4 --epochs 5 --loss svr --radius adaptive".split()
+    flags += ["--data", str(tone_corpus()), "--save-every", "3", "--log-every", "1"]
     killed = command(*flags, "--name", "killed", cwd=tmp_path)
-    wait_for(killed, "step 20 of 60")
+    wait_for(killed, "step 8 of 20")
     killed.kill()
     finish(killed)
     runs = tmp_path / "runs" / "train"
     assert not (runs / "killed" / "result.json").exists()
-    resumed = command("train", "--resume", "--name", "killed", cwd=tmp_path)
-    said = finish(resumed)
-    assert resumed.returncode == 0, said
-    assert "resuming at step" in said
+    # The rest goes on in this process: another one than that which was killed.
+    resumed = clapkit_call("train", "--resume", "--name", "killed")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert "resuming at step" in resumed.stderr
+    whole = clapkit_call(*flags, "--name", "whole")
+    assert whole.exit_code == 0, whole.stderr
     for name in ("model/model.safetensors", "checkpoints/last/model.safetensors", "checkpoints/last/objective.safetensors"):
         assert (runs / "whole" / name).read_bytes() == (runs / "killed" / name).read_bytes(), name
 
@@ -127,14 +130,22 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tone_corpus: Calla
     assert losses("whole") == losses("killed")
 
 
-def test_sigterm_saves_and_ends_with_130(tone_corpus: Callable[..., Path], tmp_path: Path) -> None:
+def test_sigterm_saves_and_ends_with_130(
+    tone_corpus: Callable[..., Path], clapkit_call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    say = Console.say
+
+    def say_and_be_asked_to_stop(console: Console, message: str) -> None:
+        say(console, message)
+        if message.startswith("step 8 of"):
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Console, "say", say_and_be_asked_to_stop)
     flags = "train --audio-encoder tiny --text-encoder tiny --batch-size 4 --epochs 500 --name t".split()
-    process = command(*flags, "--data", str(tone_corpus()), cwd=tmp_path)
-    wait_for(process, "step 8 of")
-    process.send_signal(signal.SIGTERM)
-    said = finish(process)
-    assert process.returncode == 130
-    assert "clapkit train --resume --run-dir" in said
+    result = clapkit_call(*flags, "--data", tone_corpus())
+    assert result.exit_code == 130
+    assert "clapkit train --resume --run-dir" in result.stderr
     run = RunDir(tmp_path / "runs" / "train" / "t")
     assert run.record["status"] == "interrupted"
     assert not run.finished

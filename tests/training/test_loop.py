@@ -143,9 +143,9 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_terms(tmp_path: Path) 
 def test_the_best_weights_are_reported_and_later_ones_win_ties(tmp_path: Path) -> None:
     best: list[int] = []
     run = trainer(tmp_path)
-    values = {0: 0.1, 3: 0.5, 6: 0.5, 8: 0.4}
+    values = {0: 0.9, 3: 0.5, 6: 0.5, 8: 0.4}
     fit(run, values=values.__getitem__, on_best=lambda: best.append(run.progress.step))
-    assert best == [0, 3, 6]
+    assert best == [3, 6]  # never the untrained weights
     assert run.progress.best_step == 6
     assert run.progress.best_metrics == {"t2a_R@1": 0.5}
 
@@ -159,7 +159,7 @@ def test_a_rank_is_better_when_it_is_lower(tmp_path: Path) -> None:
 def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
     run = trainer(tmp_path, plan=replace(PLAN, total_steps=30, patience=2))
     fit(run, values=lambda step: 0.3)
-    assert run.progress.step == 6
+    assert run.progress.step == 9  # best at 3, no better at 6 and 9
 
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:

@@ -27,33 +27,39 @@ from clapkit.types import Caption, Clip, Recipe, RecipeRequest, Rejection
 CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "Dog bark": (
         "dog barking",
-        ("A dog is barking.", "A dog barks.", "The bark of a dog.", "Somewhere a dog barks loudly.", "dog barking"),
+        ("A dog is barking.", "A dog barks.", "The sound of a dog barking.", "Somewhere a dog barks loudly.", "dog barking"),
     ),
     "Rain": (
         "rain",
-        ("Rain is falling.", "It is raining.", "Raindrops patter on the ground.", "Steady rain outside.", "rain"),
+        ("Rain is falling.", "It is raining.", "The sound of rain on the ground.", "Steady rain outside.", "rain"),
     ),
     "Sea waves": (
         "sea waves",
         (
             "Waves break on the shore.",
             "The sea is rolling in.",
-            "Waves of the sea wash over a beach.",
+            "The sound of sea waves on a beach.",
             "Surf rushes up and draws back.",
             "sea waves",
         ),
     ),
     "Baby cry": (
         "baby crying",
-        ("A baby is crying.", "A baby cries.", "An infant wails.", "The crying of a small child.", "baby crying"),
+        ("A baby is crying.", "A baby cries.", "An infant wails.", "The sound of a baby crying.", "baby crying"),
     ),
     "Clock tick": (
         "clock ticking",
-        ("A clock is ticking.", "A clock ticks.", "The steady ticking of a clock.", "Tick, tock.", "clock ticking"),
+        ("A clock is ticking.", "A clock ticks.", "The sound of a clock ticking.", "Tick, tock.", "clock ticking"),
     ),
     "Person sneeze": (
         "person sneezing",
-        ("A person is sneezing.", "Someone sneezes.", "A loud sneeze.", "A person has to sneeze.", "person sneezing"),
+        (
+            "A person is sneezing.",
+            "Someone sneezes.",
+            "The sound of a person sneezing.",
+            "A person has to sneeze.",
+            "person sneezing",
+        ),
     ),
     "Helicopter": (
         "helicopter",
@@ -61,7 +67,7 @@ CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
             "A helicopter is flying.",
             "A helicopter flies overhead.",
             "The rotor of a helicopter chops the air.",
-            "The drone of a helicopter.",
+            "The sound of a helicopter.",
             "helicopter",
         ),
     ),
@@ -71,17 +77,23 @@ CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
             "A chainsaw is running.",
             "Someone cuts wood with a chainsaw.",
             "A chainsaw revs up.",
-            "The roar of a chainsaw.",
+            "The sound of a chainsaw.",
             "chainsaw",
         ),
     ),
     "Rooster": (
         "rooster crowing",
-        ("A rooster is crowing.", "A rooster crows.", "A cock crows.", "The call of a rooster.", "rooster crowing"),
+        ("A rooster is crowing.", "A rooster crows.", "A cock crows.", "The sound of a rooster crowing.", "rooster crowing"),
     ),
     "Fire crackling": (
         "fire crackling",
-        ("A fire is crackling.", "A fire crackles.", "Wood burns and pops.", "The crackle of flames.", "fire crackling"),
+        (
+            "A fire is crackling.",
+            "A fire crackles.",
+            "Wood burns and pops.",
+            "The sound of a fire crackling.",
+            "fire crackling",
+        ),
     ),
 }
 

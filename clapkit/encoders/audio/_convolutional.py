@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clapkit.encoders.features import LogMel, SpectrogramMasking
+from clapkit.encoders.features import LogMel, RandomFilter, SpectrogramMasking
+from clapkit.encoders.initialization import preserve_variance
 from clapkit.types import AudioSpec
 
 
@@ -25,6 +26,7 @@ class ConvolutionalTower(nn.Module):
         num_mels: mel bins.
         widths: channels of each stage; every stage halves frames and mel bins.
         num_heads: attention-pooling heads.
+        augment: whether training filters and shifts spectrograms at random.
         mask: whether training masks bands of the spectrogram.
 
     Attributes:
@@ -41,6 +43,7 @@ class ConvolutionalTower(nn.Module):
         num_mels: int,
         widths: Sequence[int],
         num_heads: int,
+        augment: bool,
         mask: bool,
     ) -> None:
         super().__init__()
@@ -48,7 +51,8 @@ class ConvolutionalTower(nn.Module):
         self.embedding_dim = 2 * widths[-1]
         self.log_mel = LogMel(sample_rate, hop=hop, num_mels=num_mels)
         self.normalize = nn.BatchNorm1d(num_mels)
-        self.masking = SpectrogramMasking(max_mels=num_mels // 6 if mask else 0, max_frames_share=0.1 if mask else 0.0)
+        self.filtering = RandomFilter(gain_db=4.0, max_shift=2) if augment else nn.Identity()
+        self.masking = SpectrogramMasking(max_mels=num_mels // 6, max_frames_share=0.1) if mask else nn.Identity()
         self.stem = nn.Sequential(
             nn.Conv2d(1, widths[0], 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
         )
@@ -56,16 +60,18 @@ class ConvolutionalTower(nn.Module):
         self.stages = nn.Sequential(*(ResidualStage(a, b) for a, b in zip(inputs, widths, strict=True)))
         self.stride = hop * 2 ** (1 + len(widths))
         self.pool = AttentionPool(widths[-1], num_heads=num_heads)
+        preserve_variance(self)
 
     def forward(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
         """Encode waveforms float32 [B, T] of which ``num_samples`` [B] are real; gives [B, embedding_dim]."""
-        spectrogram = self.log_mel(waveform)  # [B, F, M]
+        spectrogram = self.filtering(self.log_mel(waveform))  # [B, F, M]
         spectrogram = self.normalize(spectrogram.transpose(1, 2)).transpose(1, 2)
         planes = self.masking(spectrogram)[:, None].contiguous(memory_format=torch.channels_last)  # [B, 1, F, M]
         planes = self.stages(self.stem(planes))  # [B, C, F', M']
         frames = (planes.mean(dim=3) + planes.amax(dim=3)).transpose(1, 2)  # [B, F', C]
         num_frames = 1 + torch.div(num_samples - 1, self.stride, rounding_mode="floor").clamp(min=0)
-        return self.pool(frames, num_frames.clamp(max=frames.shape[1]))
+        pooled: Tensor = self.pool(frames, num_frames.clamp(max=frames.shape[1]))
+        return pooled
 
 
 class ResidualStage(nn.Module):

@@ -5,13 +5,21 @@ from __future__ import annotations
 from clapkit.encoders.audio._convolutional import ConvolutionalTower
 
 
-def build(*, window_s: float = 5.0, mask: bool = True) -> ConvolutionalTower:
+def build(*, window_s: float = 5.0, augment: bool = True, mask: bool = False) -> ConvolutionalTower:
     """The default tower.
 
     Args:
         window_s: length of the window that the tower sees, seconds; longer audio is windowed.
-        mask: whether training masks bands of the spectrogram.
+        augment: whether training filters and shifts spectrograms at random.
+        mask: whether training masks bands of the spectrogram (SpecAugment); it needs longer training than the default.
     """
     return ConvolutionalTower(
-        sample_rate=16000, window_s=window_s, hop=320, num_mels=64, widths=(32, 64, 128, 256), num_heads=8, mask=mask
+        sample_rate=16000,
+        window_s=window_s,
+        hop=320,
+        num_mels=64,
+        widths=(32, 64, 128, 256),
+        num_heads=8,
+        augment=augment,
+        mask=mask,
     )

@@ -11,4 +11,6 @@ def build(*, window_s: float = 1.0) -> ConvolutionalTower:
     Args:
         window_s: length of the window that the tower sees, seconds; longer audio is windowed.
     """
-    return ConvolutionalTower(sample_rate=8000, window_s=window_s, hop=160, num_mels=16, widths=(4, 8), num_heads=2, mask=False)
+    return ConvolutionalTower(
+        sample_rate=8000, window_s=window_s, hop=160, num_mels=16, widths=(4, 8), num_heads=2, augment=False, mask=False
+    )

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
+from clapkit.encoders.initialization import preserve_variance
 from clapkit.errors import CheckpointError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
@@ -72,6 +73,7 @@ class TransformerTextTower(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(TransformerLayer(width, num_heads, dropout=dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
+        preserve_variance(self)
         nn.init.normal_(self.tokens.weight, std=0.5)
         nn.init.normal_(self.positions, std=0.1)
 
@@ -92,7 +94,8 @@ class TransformerTextTower(nn.Module):
         for layer in self.layers:
             states = layer(states, real)
         states = self.norm(states) * real[:, :, None]
-        return states.sum(dim=1) / real.sum(dim=1, keepdim=True)  # [B, width]
+        mean: Tensor = states.sum(dim=1) / real.sum(dim=1, keepdim=True)  # [B, width]
+        return mean
 
 
 class TransformerLayer(nn.Module):
@@ -116,4 +119,5 @@ class TransformerLayer(nn.Module):
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each [B, heads, L, width / heads]
         attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :])
         states = states + self.dropout(self.attention_out(attended.transpose(1, 2).reshape(batch, length, width)))
-        return states + self.dropout(self.feed_forward(states))
+        out: Tensor = states + self.dropout(self.feed_forward(states))
+        return out

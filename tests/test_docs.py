@@ -1,0 +1,354 @@
+"""The documentation is true: its tables come from the code, its commands parse, its examples run, its links lead somewhere.
+
+The tables of ``docs/cli.md`` are generated here. To write them anew after a change of options::
+
+    CLAPKIT_WRITE_DOCS=1 python -m pytest tests/test_docs.py -k tables
+"""
+
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import typer
+
+import clapkit
+from clapkit import registry
+from clapkit.cli import app
+from clapkit.cli.options import flags_of, help_of
+from clapkit.config import CONFIGS, CommonConfig, resolve
+from clapkit.encoders.dual import ProjectionHead
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGE_OF_KIND = {
+    "loss": "objectives.md",
+    "audio encoder": "encoders.md",
+    "text encoder": "encoders.md",
+    "recipe": "data.md",
+    "metric": "metrics.md",
+    "index": "search.md",
+}
+PLUGINS = [(kind, name) for kind in PAGE_OF_KIND for name in registry.names(kind)]
+
+
+def page_name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+each_page = pytest.mark.parametrize("path", PAGES, ids=page_name)
+
+
+# Tables of the command line ---------------------------------------------------------------------------------------------
+
+
+def options_table(fields: list[dataclasses.Field]) -> str:
+    """Markdown table of configuration fields; arguments first, as on the command line."""
+    lines = ["| Option | Meaning | Default |", "|---|---|---|"]
+    lines += [_row(field) for field in sorted(fields, key=lambda field: not field.metadata["argument"])]
+    return "\n".join(lines)
+
+
+def _row(field: dataclasses.Field) -> str:
+    if field.metadata["argument"]:
+        option = f"`{field.name.upper()}`" + ("..." if field.default == () else "")
+    else:
+        option = ", ".join(f"`{flag}`" for flag in flags_of(field)) + _placeholder(field)
+    meaning, _, note = help_of(field).partition(" [default: ")
+    return f"| {option} | {meaning} | {note.removesuffix(']')} |".replace("|  |", "| |")
+
+
+def _placeholder(field: dataclasses.Field) -> str:
+    kinds = {"int": " N", "float": " X", "Path": " PATH", "bool": ""}
+    return next((shown for kind, shown in kinds.items() if kind in str(field.type)), " TEXT")
+
+
+def option_tables() -> dict[str, str]:
+    common = {field.name for field in dataclasses.fields(CommonConfig)}
+    tables = {"every command": options_table(list(dataclasses.fields(CommonConfig)))}
+    for name, config_class in CONFIGS.items():
+        tables[name] = options_table([field for field in dataclasses.fields(config_class) if field.name not in common])
+    return tables
+
+
+def with_tables(text: str) -> str:
+    for name, table in option_tables().items():
+        pattern = re.compile(rf"(<!-- options: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, count = pattern.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+        assert count == 1, f"docs/cli.md: expected one place for the table {name!r}, found {count}"
+    return text
+
+
+def test_tables_of_the_command_line_are_those_of_the_code() -> None:
+    path = DOCS / "cli.md"
+    expected = with_tables(path.read_text(encoding="utf-8"))
+    if os.environ.get("CLAPKIT_WRITE_DOCS"):
+        path.write_text(expected, encoding="utf-8")
+    remedy = "run CLAPKIT_WRITE_DOCS=1 python -m pytest tests/test_docs.py -k tables"
+    assert path.read_text(encoding="utf-8") == expected, f"docs/cli.md is not what the code says; {remedy}"
+
+
+# Plug-ins ---------------------------------------------------------------------------------------------------------------
+
+
+def section(text: str, name: str) -> str:
+    """The part of a page under the heading of a plug-in; the whole page if it has none."""
+
+    def folded(title: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", title.lower())
+
+    headings = list(re.finditer(r"^(#+) (.+)$", text, re.MULTILINE))
+    for number, heading in enumerate(headings):
+        if folded(heading[2]) == folded(name):
+            later = [other.start() for other in headings[number + 1 :] if len(other[1]) <= len(heading[1])]
+            return text[heading.start() : later[0] if later else len(text)]
+    return text
+
+
+@pytest.mark.parametrize(("kind", "name"), PLUGINS, ids=lambda value: value.replace(" ", "-"))
+def test_every_plugin_and_all_its_options_are_documented(kind: str, name: str) -> None:
+    page = prose((DOCS / PAGE_OF_KIND[kind]).read_text(encoding="utf-8"))
+    part = section(page, name)
+    assert part != page or f"`{name}`" in page
+    missing = [option for option in registry.defaults(kind, name) if f"`{option}`" not in part]
+    assert not missing, f"{PAGE_OF_KIND[kind]}, {kind} {name}: options {missing} are not documented"
+
+
+def test_a_page_per_kind_of_plugin() -> None:
+    assert set(PAGE_OF_KIND) == set(registry.PACKAGES)
+
+
+# Pages and links --------------------------------------------------------------------------------------------------------
+
+
+def prose(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(text: str) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links(path: Path) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", prose(path.read_text(encoding="utf-8")))
+
+
+@each_page
+def test_every_relative_link_leads_somewhere(path: Path) -> None:
+    broken = []
+    for link in links(path):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name) if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    assert not broken
+
+
+@each_page
+def test_every_page_has_one_title_and_comes_to_its_purpose(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert len(re.findall(r"^# ", prose(text), re.MULTILINE)) == 1
+    assert path.name in ("README.md", "changelog.md") or "After this page" in text.split("\n## ")[0]
+
+
+def test_every_page_is_linked() -> None:
+    linked = {(path.parent / link.partition("#")[0]).resolve() for path in PAGES for link in links(path) if "://" not in link}
+    assert {path.resolve() for path in DOCS.glob("*.md")} <= linked
+
+
+@each_page
+def test_no_page_names_a_private_place(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.])/(?:work|tmp|root|home|Users|mnt)\b", text)
+    assert not re.search(r"pypi|pythonhosted|index-url|localhost|\b\d+\.\d+\.\d+\.\d+\b", text, re.IGNORECASE)
+
+
+# Commands ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text and the line before it."""
+
+    language: str
+    text: str
+    above: str
+
+
+def blocks(path: Path) -> list[Block]:
+    pattern = re.compile(r"^(?P<above>[^\n]*)\n+```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+    found = pattern.finditer("\n" + path.read_text(encoding="utf-8"))
+    return [Block(match["language"], match["text"], match["above"]) for match in found]
+
+
+def shell_commands(text: str) -> list[list[str]]:
+    """Words of every ``clapkit`` call in a shell text; of a ``for`` loop the first turn."""
+    for variable, value in re.findall(r"for (\w+) in (\S+)", text):
+        text = re.sub(rf"\$\{{?{variable}\b\}}?", value, text)
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars=True)
+        words.whitespace_split = True
+        current: list[str] | None = None
+        for word in words:
+            if set(word) <= set("();<>|&"):
+                current = None
+            elif word == "clapkit":
+                found.append(current := [])
+            elif current is not None:
+                current.append(word)
+    return found
+
+
+def page_commands(path: Path) -> list[list[str]]:
+    """All calls in the blocks and in the text of a page, without those that leave something open."""
+    texts = [block.text for block in blocks(path) if block.language in ("", "bash")]
+    texts += re.findall(r"`(clapkit [^`\n]+)`", prose(path.read_text(encoding="utf-8")))
+    commands = [command for text in texts for command in shell_commands(text)]
+    return [command for command in commands if not re.search(r"[…<]|\[-|\.\.\.|NAME", " ".join(command))]
+
+
+def parsed(command: list[str]) -> dict:
+    """What Typer makes of the words behind ``clapkit``; raises as it would on the command line."""
+    group = typer.main.get_command(app)
+    if command[0].startswith("-"):
+        assert command in (["--version"], ["--help"])
+        return {}
+    context = group.commands[command[0]].make_context(command[0], [word for word in command[1:] if word != "--help"])
+    return context.params
+
+
+@each_page
+def test_every_command_parses(path: Path) -> None:
+    for command in page_commands(path):
+        values = parsed(command)
+        if values:
+            given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            resolve(CONFIGS[command[0]], {key: value for key, value in given.items() if key != "config"})
+
+
+def test_a_command_with_a_wrong_flag_does_not_parse() -> None:
+    with pytest.raises(Exception, match="No such option: --radious"):
+        parsed(["train", "--radious", "adaptive"])
+
+
+def test_the_pages_hold_commands_to_check() -> None:
+    assert len(page_commands(ROOT / "README.md")) > 10
+    assert ["train", "--resume", "--name", "svr"] in page_commands(DOCS / "quickstart.md")
+
+
+def setup_commands() -> list[str]:
+    texts = [block.text for block in blocks(ROOT / "README.md")]
+    return [text.strip() for text in texts if "pip install" in text]
+
+
+def test_the_readme_has_two_setup_commands_of_one_line() -> None:
+    commands = setup_commands()
+    assert len(commands) == 2
+    assert not any("\n" in command for command in commands)
+    install, test = commands
+    assert install.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install . && clapkit prepare && ")
+    assert [words[0] for words in shell_commands(install)] == ["prepare", "train", "embed", "retrieve", "eval"]
+    assert test == ". .venv/bin/activate && pip install '.[test]' && python -m pytest"
+
+
+# Examples that run ------------------------------------------------------------------------------------------------------
+
+# A corpus and towers that take seconds; the last spelling of an option wins.
+SMALL = {
+    "prepare": ["-O", "num_clips=60"],
+    "train": ["--audio-encoder", "tiny", "--text-encoder", "tiny", "--epochs", "1", "--batch-size", "16"],
+    "eval": ["--bootstrap", "20"],
+}
+
+
+def test_the_quickstart_runs(workplace: Path, clapkit_call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    sounds = workplace / "home" / "sounds" / "footsteps"
+    sounds.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(workplace / "home"))
+    for number in range(3):
+        soundfile.write(sounds / f"{number}.wav", np.random.default_rng(number).uniform(-0.5, 0.5, 8000), 8000)
+    commands = [command for block in blocks(DOCS / "quickstart.md") for command in shell_commands(block.text)]
+    for command in commands:
+        words = [os.path.expanduser(word) for word in command]
+        small = [] if "--resume" in command or command[1:2] == ["~/sounds"] else SMALL.get(command[0], [])
+        result = clapkit_call(*words, *small)
+        assert result.exit_code == 0, f"clapkit {shlex.join(command)}: {result.stderr}"
+    assert len(commands) > 10
+    assert (workplace / "runs/eval/compared/comparison.md").is_file()
+
+
+def python_blocks() -> Iterator[tuple[Path, list[Block]]]:
+    for path in PAGES:
+        found = [block for block in blocks(path) if block.language == "python"]
+        if found:
+            yield path, found
+
+
+PYTHON_PAGES = list(python_blocks())
+
+
+@pytest.mark.parametrize(("path", "found"), PYTHON_PAGES, ids=[page_name(path) for path, _ in PYTHON_PAGES])
+def test_python_examples_run(path: Path, found: list[Block], tmp_path: Path) -> None:
+    """In a copy of the package, into which the files go that a page tells the reader to write."""
+    shutil.copytree(Path(clapkit.__file__).parent, tmp_path / "clapkit", ignore=shutil.ignore_patterns("__pycache__"))
+    script = []
+    for block in found:
+        name = re.fullmatch(r"`(clapkit/[\w/]+\.py)`:", block.above)
+        if name:
+            assert not (tmp_path / name[1]).exists(), f"{name[1]} is taken"
+            (tmp_path / name[1]).write_text(block.text, encoding="utf-8")
+        else:
+            script.append(block.text)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    completed = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert completed.returncode == 0, completed.stderr[-3000:]
+
+
+def test_the_extending_page_covers_every_kind() -> None:
+    files = [re.fullmatch(r"`clapkit/([\w/]+)/\w+\.py`:", block.above) for block in blocks(DOCS / "extending.md")]
+    covered = {"clapkit." + match[1].replace("/", ".") for match in files if match}
+    assert covered == set(registry.PACKAGES.values())
+
+
+# Facts about towers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", registry.names("audio encoder"))
+def test_sizes_of_audio_towers_are_those_of_the_code(name: str) -> None:
+    tower = registry.build("audio encoder", name)
+    spec, size = tower.audio_spec, sum(parameter.numel() for parameter in tower.parameters())
+    demands = f"{spec.sample_rate / 1000:g} kHz, windows of {spec.window_s:g} s, {tower.log_mel.num_mels} mel bins"
+    row = f"| audio `{name}` | {size:,} | {tower.embedding_dim} | {demands} |"
+    assert row in (DOCS / "encoders.md").read_text(encoding="utf-8"), f"docs/encoders.md: expected {row}"
+
+
+@pytest.mark.parametrize("name", registry.names("text encoder"))
+def test_sizes_of_text_towers_are_those_of_the_code(name: str) -> None:
+    tower = registry.build("text encoder", name, {"captions": ["a dog barks"]})
+    size, width = sum(parameter.numel() for parameter in tower.parameters()), tower.embedding_dim
+    rest = size - tower.tokens.weight.numel()
+    row = f"| text `{name}` | {rest:,}, and {width} for each subword | {width} | at most {tower.max_tokens} subwords |"
+    assert row in (DOCS / "encoders.md").read_text(encoding="utf-8"), f"docs/encoders.md: expected {row}"
+
+
+def test_sizes_of_projection_heads_are_those_of_the_code() -> None:
+    heads = [ProjectionHead(width, 512) for width in (512, 192)]
+    size = sum(parameter.numel() for head in heads for parameter in head.parameters())
+    assert f"the two projection heads of `small` have {size:,} parameters" in (DOCS / "encoders.md").read_text(encoding="utf-8")

@@ -1,0 +1,462 @@
+"""What every plug-in of a kind promises, whatever it is called: the contract that a new file has to keep."""
+
+import inspect
+import itertools
+import types
+import typing
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from clapkit import registry
+from clapkit.errors import ConfigError, EmbeddingError, ShapeError, UnknownNameError
+from clapkit.types import AudioSpec
+
+LOSSES = registry.names("loss")
+AUDIO_TOWERS = registry.names("audio encoder")
+TEXT_TOWERS = registry.names("text encoder")
+BATCH, WIDTH = 8, 12
+# Objectives whose behaviour differs by more than weights are looked at in every form.
+FORMS = [(name, {}) for name in LOSSES] + [
+    *(("svr", {"radius": radius, "sides": sides}) for radius in ("static", "fixed", "ratio") for sides in ("bi", "uni")),
+    *(("svr", {"radius_bound": bound}) for bound in ("hard", "clamp")),
+    ("svr", {"base": "siglip"}),
+    *(("triplet", {"reduction": reduction}) for reduction in ("max", "mean", "weighted")),
+    ("infonce", {"temperature": "fixed", "targets": "soft"}),
+]
+forms = pytest.mark.parametrize(("name", "options"), FORMS, ids=lambda value: value if isinstance(value, str) else str(value))
+
+
+def make_loss(name, options, *, batch=BATCH):
+    torch.manual_seed(0)
+    if "batch_size" in registry.defaults("loss", name):
+        options = options | {"batch_size": batch}
+    return registry.build("loss", name, options)
+
+
+def pairs(*, batch=BATCH, seed=0, dtype=torch.float32):
+    """Unit-norm audio and text [B, D] that resemble each other a little."""
+    generator = torch.Generator().manual_seed(seed)
+    audio = torch.randn(batch, WIDTH, generator=generator)
+    text = audio + 1.5 * torch.randn(batch, WIDTH, generator=generator)
+    return [functional.normalize(x, dim=1).to(dtype).requires_grad_() for x in (audio, text)]
+
+
+def score(loss, audio, text, positives=None, index=None):
+    positives = torch.eye(len(audio), dtype=torch.bool) if positives is None else positives
+    return loss(audio, text, positives, torch.arange(len(audio)) if index is None else index, 0.5)
+
+
+def descend(loss, *, seed):
+    """One step of gradient descent on a batch; an optimiser of torch takes seconds to import."""
+    loss.zero_grad()
+    score(loss, *pairs(seed=seed)).total.backward()
+    with torch.no_grad():
+        for parameter in loss.parameters():
+            parameter -= 0.1 * parameter.grad
+
+
+def all_finite(*tensors):
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+# Every kind -------------------------------------------------------------------------------------------------------------
+
+EVERY = [(kind, name) for kind in registry.PACKAGES for name in registry.names(kind)]
+
+
+@pytest.mark.parametrize("kind", registry.PACKAGES)
+def test_every_kind_has_a_plugin(kind):
+    assert registry.names(kind)
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_a_plugin_says_what_it_is_and_what_its_options_are(kind, name):
+    module = registry.module(kind, name)
+    assert module.__doc__
+    documented = inspect.getdoc(module.build)
+    assert documented
+    hints = typing.get_type_hints(module.build)
+    for option in inspect.signature(module.build).parameters:
+        assert option in hints, f"{option} has no annotation, so -O cannot read it"
+        assert f"{option}:" in documented, f"{option} is not explained"
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_an_unknown_option_is_refused_with_the_known_ones(kind, name):
+    with pytest.raises(UnknownNameError, match="'no_such_option'") as caught:
+        registry.build(kind, name, {"no_such_option": "1"})
+    assert set(caught.value.known) == set(registry.defaults(kind, name))
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_an_option_is_read_by_its_annotation(kind, name):
+    hints = typing.get_type_hints(registry.module(kind, name).build)
+    for key, hint in hints.items():
+        members = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+        if set(members) <= {int, float, type(None)}:
+            with pytest.raises(ConfigError, match=f"option {key}=many: expected a"):
+                registry.build(kind, name, {key: "many"})
+
+
+# Losses -----------------------------------------------------------------------------------------------------------------
+
+
+@forms
+def test_a_batch_has_a_finite_loss_and_finite_gradients(name, options):
+    loss, (audio, text) = make_loss(name, options), pairs()
+    output = score(loss, audio, text)
+    output.total.backward()
+    assert output.total.shape == ()
+    assert all_finite(output.total, audio.grad, text.grad)
+    assert audio.grad.abs().sum() > 0
+    assert text.grad.abs().sum() > 0
+    numbers = output.terms | output.stats
+    assert all(isinstance(value, float) and np.isfinite(value) for value in numbers.values()), numbers
+
+
+@forms
+def test_every_parameter_is_in_one_optimiser_group_and_learns(name, options):
+    loss = make_loss(name, options)
+    groups = loss.param_groups(1e-2, 0.1)
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in loss.parameters())
+    if not grouped:
+        return
+    before = {key: parameter.detach().clone() for key, parameter in loss.named_parameters()}
+    # Several steps: a last layer that starts at zero lets nothing through to the ones before it at first.
+    for step in range(4):
+        descend(loss, seed=step)
+        loss.after_step()
+    unmoved = [key for key, parameter in loss.named_parameters() if torch.equal(before[key], parameter)]
+    assert unmoved == []
+
+
+@forms
+def test_the_order_of_the_batch_does_not_matter(name, options):
+    loss, (audio, text) = make_loss(name, options), pairs()
+    generator = torch.Generator().manual_seed(1)
+    positives = torch.rand(BATCH, BATCH, generator=generator) < 0.2
+    positives = positives | positives.T | torch.eye(BATCH, dtype=torch.bool)
+    order = torch.randperm(BATCH, generator=generator)
+    first = score(loss, audio, text, positives)
+    second = score(loss, audio[order], text[order], positives[order][:, order], order)
+    torch.testing.assert_close(first.total, second.total, rtol=1e-5, atol=1e-6)
+
+
+@forms
+def test_two_pairs_are_enough(name, options):
+    loss, (audio, text) = make_loss(name, options, batch=2), pairs(batch=2)
+    output = score(loss, audio, text)
+    output.total.backward()
+    assert all_finite(output.total, audio.grad, text.grad)
+
+
+@forms
+def test_one_pair_is_refused(name, options):
+    with pytest.raises(ShapeError, match="2"):
+        score(make_loss(name, options), *pairs(batch=1))
+
+
+def identical_pairs():
+    audio, _ = pairs()
+    return audio, audio.detach().clone().requires_grad_()
+
+
+def collapsed():
+    one = functional.normalize(torch.ones(BATCH, WIDTH), dim=1)
+    return one.clone().requires_grad_(), one.clone().requires_grad_()
+
+
+def opposite():
+    audio, _ = pairs()
+    return audio, (-audio).detach().clone().requires_grad_()
+
+
+@forms
+@pytest.mark.parametrize("make", [identical_pairs, collapsed, opposite])
+def test_degenerate_embeddings_have_finite_gradients(make, name, options):
+    loss, (audio, text) = make_loss(name, options), make()
+    output = score(loss, audio, text)
+    output.total.backward()
+    assert all_finite(output.total, audio.grad, text.grad)
+    assert all_finite(*(p.grad for p in loss.parameters() if p.grad is not None))
+
+
+@forms
+def test_a_batch_without_negatives_is_finite(name, options):
+    loss, (audio, text) = make_loss(name, options), pairs()
+    output = score(loss, audio, text, torch.ones(BATCH, BATCH, dtype=torch.bool))
+    output.total.backward()
+    assert all_finite(output.total, audio.grad, text.grad)
+
+
+@forms
+def test_half_precision_embeddings_are_scored_in_full_precision(name, options):
+    loss = make_loss(name, options)
+    halves = pairs(dtype=torch.bfloat16)
+    output = score(loss, *halves)
+    reference = score(loss, *(x.detach().float() for x in halves))
+    assert output.total.dtype == torch.float32
+    torch.testing.assert_close(output.total, reference.total)
+    output.total.backward()
+    assert halves[0].grad.dtype == torch.bfloat16
+    assert all_finite(halves[0].grad, halves[1].grad)
+
+
+@forms
+def test_a_state_dict_brings_back_the_very_same_loss(name, options):
+    loss, batch = make_loss(name, options), pairs()
+    descend(loss, seed=3)
+    torch.manual_seed(99)
+    fresh = registry.build(
+        "loss", name, options | ({"batch_size": BATCH} if "batch_size" in registry.defaults("loss", name) else {})
+    )
+    fresh.load_state_dict(loss.state_dict(), strict=True)
+    assert torch.equal(score(loss, *batch).total, score(fresh, *batch).total)
+
+
+@forms
+def test_better_pairs_have_a_lower_loss(name, options):
+    loss = make_loss(name, options)
+    audio = torch.eye(BATCH, WIDTH)
+    noise = torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(0))
+    text, closer = (functional.normalize(audio + share * noise, dim=1) for share in (0.5, 0.2))
+    assert score(loss, audio, closer).total < score(loss, audio, text).total
+
+
+# Towers -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=AUDIO_TOWERS)
+def audio_tower(request):
+    torch.manual_seed(0)
+    return registry.build("audio encoder", request.param).eval()
+
+
+def waveforms(tower, count):
+    return 0.1 * torch.randn(count, tower.audio_spec.window_samples, generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def test_an_audio_tower_gives_vectors_of_the_width_that_it_names(audio_tower):
+    spec = audio_tower.audio_spec
+    assert isinstance(spec, AudioSpec)
+    assert spec.sample_rate > 0
+    assert spec.window_s > 0
+    features = audio_tower(waveforms(audio_tower, 2), torch.full((2,), spec.window_samples))
+    assert features.shape == (2, audio_tower.embedding_dim)
+    assert features.dtype == torch.float32
+    assert not torch.allclose(features[0], features[1])
+
+
+@torch.inference_mode()
+def test_the_embedding_of_a_sound_does_not_depend_on_its_neighbours(audio_tower):
+    sounds = waveforms(audio_tower, 3)
+    num_samples = torch.tensor([audio_tower.audio_spec.window_samples, 1000, 5000])
+    for row in (1, 2):
+        sounds[row, num_samples[row] :] = 0
+    together = audio_tower(sounds, num_samples)
+    alone = torch.cat([audio_tower(sounds[row : row + 1], num_samples[row : row + 1]) for row in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def silence(waveform):
+    return waveform * 0
+
+
+def full_scale(waveform):
+    return torch.where(torch.arange(waveform.shape[1]) % 100 < 50, 1.0, -1.0).expand_as(waveform).clone()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("make", [silence, full_scale])
+def test_extreme_sounds_have_finite_embeddings(make, audio_tower):
+    sound = make(waveforms(audio_tower, 1))
+    assert all_finite(audio_tower(sound, torch.tensor([sound.shape[1]])))
+
+
+@torch.inference_mode()
+def test_a_single_sample_has_a_finite_embedding(audio_tower):
+    sound = torch.zeros(1, audio_tower.audio_spec.window_samples)
+    sound[0, 0] = 0.5
+    assert all_finite(audio_tower(sound, torch.tensor([1])))
+
+
+CAPTIONS = ["A dog barks twice.", "Rain falls on a tin roof.", "Nothing can be heard."]
+
+
+@pytest.fixture(scope="module", params=TEXT_TOWERS)
+def text_tower(request):
+    torch.manual_seed(0)
+    return registry.build("text encoder", request.param, {"captions": CAPTIONS}).eval()
+
+
+@torch.inference_mode()
+def test_a_text_tower_gives_vectors_of_the_width_that_it_names(text_tower):
+    features = text_tower(CAPTIONS)
+    assert features.shape == (3, text_tower.embedding_dim)
+    assert features.dtype == torch.float32
+    assert not torch.allclose(features[0], features[1])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("caption", ["", "   ", "Ein Hähnchen kräht 🐓", "犬が吠えている", "\u202e\x00\n\t", "bark " * 500])
+def test_any_text_has_a_finite_embedding(caption, text_tower):
+    assert all_finite(text_tower([caption]))
+    assert all_finite(text_tower([caption, CAPTIONS[0]]))
+
+
+@torch.inference_mode()
+def test_the_embedding_of_a_caption_does_not_depend_on_its_neighbours(text_tower):
+    together = text_tower([*CAPTIONS, "", "rain " * 30])
+    alone = torch.cat([text_tower([caption]) for caption in [*CAPTIONS, "", "rain " * 30]])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", TEXT_TOWERS)
+def test_a_text_tower_is_rebuilt_from_its_tokenizer(name):
+    first = registry.build("text encoder", name, {"captions": CAPTIONS}).eval()
+    second = registry.build("text encoder", name, {"tokenizer": first.tokenizer_json}).eval()
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(CAPTIONS), second(CAPTIONS))
+
+
+@pytest.mark.parametrize("kind", ["audio encoder", "text encoder"])
+def test_every_parameter_of_a_tower_learns(kind):
+    for name in registry.names(kind):
+        torch.manual_seed(0)
+        tower = registry.build(kind, name, {"captions": CAPTIONS} if kind == "text encoder" else {}).train()
+        if kind == "audio encoder":
+            features = tower(waveforms(tower, 2), torch.full((2,), tower.audio_spec.window_samples))
+        else:
+            features = tower(CAPTIONS)
+        (features * torch.randn(features.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
+        unreached = [
+            key for key, p in tower.named_parameters() if p.requires_grad and (p.grad is None or not all_finite(p.grad))
+        ]
+        assert unreached == []
+
+
+# Recipes ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", registry.names("recipe"))
+def test_a_recipe_says_where_the_sound_comes_from_and_whose_it_is(name):
+    recipe = registry.build("recipe", name)
+    assert isinstance(recipe.needs_source, bool)
+    assert callable(recipe.clips)
+    documented = registry.module("recipe", name).__doc__
+    for word in ("Origin", "icence", "Layout"):
+        assert word in documented, word
+
+
+# Metrics ----------------------------------------------------------------------------------------------------------------
+
+METRICS = registry.names("metric")
+LOWER_IS_BETTER = {"best_rank"}
+
+
+def ranked(num_queries=6, num_items=40, seed=0):
+    """Scores without ties, and one to three relevant items for every query."""
+    generator = np.random.default_rng(seed)
+    scores = np.stack([generator.permutation(num_items) for _ in range(num_queries)]).astype(np.float64)
+    relevant = np.zeros(scores.shape, dtype=bool)
+    for row in range(num_queries):
+        relevant[row, generator.choice(num_items, size=1 + row % 3, replace=False)] = True
+    return scores, relevant
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_gives_one_finite_value_per_query(name):
+    scores, relevant = ranked()
+    values = registry.build("metric", name)(scores, relevant)
+    assert values.shape == (6,)
+    assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_perfect_ranking_is_best_and_the_reverse_is_worst(name):
+    scores, relevant = ranked()
+    metric = registry.build("metric", name)
+    sign = -1 if name in LOWER_IS_BETTER else 1
+    perfect = sign * metric(scores + 100 * relevant, relevant)
+    worst = sign * metric(scores - 100 * relevant, relevant)
+    np.testing.assert_allclose(metric(scores + 100 * relevant, relevant), 1)
+    assert (worst < perfect).all()
+    between = sign * metric(scores, relevant)
+    assert (worst <= between).all()
+    assert (between <= perfect).all()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_order_of_items_and_queries_does_not_matter(name):
+    scores, relevant = ranked()
+    metric = registry.build("metric", name)
+    items, queries = np.random.default_rng(1).permutation(40), np.random.default_rng(2).permutation(6)
+    expected = metric(scores, relevant)
+    np.testing.assert_array_equal(metric(scores[:, items], relevant[:, items]), expected)
+    np.testing.assert_array_equal(metric(scores[queries], relevant[queries]), expected[queries])
+
+
+# Indexes ----------------------------------------------------------------------------------------------------------------
+
+INDEXES = registry.names("index")
+
+
+def unit(count, seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(count, WIDTH))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def filled(name, vectors):
+    index = registry.build("index", name)
+    index.add(vectors)
+    return index
+
+
+@pytest.mark.parametrize("name", INDEXES)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_an_index_gives_the_best_items_first(name, dtype):
+    vectors, queries = unit(50).astype(dtype), unit(4, seed=1)
+    scores, rows = filled(name, vectors).search(queries, 5)
+    assert scores.shape == rows.shape == (4, 5)
+    assert rows.dtype == np.int64
+    expected = queries.astype(np.float64) @ vectors.astype(np.float64).T
+    np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1)[:, :5])
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, rows, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_equal_items_come_in_the_order_of_their_rows(name):
+    vectors = np.repeat(unit(3), 4, axis=0)[np.random.default_rng(0).permutation(12)]
+    scores, rows = filled(name, vectors).search(unit(3), 12)
+    for row_scores, row in zip(scores, rows, strict=True):
+        for _, group in itertools.groupby(zip(row_scores, row, strict=True), key=lambda pair: pair[0]):
+            found = [int(place) for _, place in group]
+            assert len(found) == 4
+            assert found == sorted(found)
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_an_index_finds_no_more_than_there_is_and_only_what_is_wanted(name):
+    index = filled(name, unit(10))
+    assert index.search(unit(2), 99)[1].shape == (2, 10)
+    scores, rows = index.search(unit(2), 99, rows=np.array([1, 4, 7]))
+    assert sorted(rows[0].tolist()) == [1, 4, 7]
+    assert index.search(unit(2), 5, rows=np.array([], dtype=np.int64))[1].shape == (2, 0)
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_an_index_refuses_what_it_cannot_search(name):
+    index = registry.build("index", name)
+    with pytest.raises(EmbeddingError, match="add"):
+        index.search(unit(1), 1)
+    index.add(unit(3))
+    with pytest.raises(ShapeError, match="at least 1"):
+        index.search(unit(1), 0)
+    with pytest.raises(ShapeError, match=str(WIDTH)):
+        index.search(unit(1)[:, :-1], 1)
