@@ -72,7 +72,10 @@ def _choices(field: dataclasses.Field[Any]) -> list[str]:
 
 def _option(field: dataclasses.Field[Any]) -> Any:
     envvar = "CLAPKIT_RUNS" if field.name == "runs_root" else None
-    return typer.Option(None, *flags_of(field), help=help_of(field), envvar=envvar, show_default=False, show_envvar=False)
+    metavar = "KEY=VALUE" if field.name == "options" else None
+    return typer.Option(
+        None, *flags_of(field), help=help_of(field), envvar=envvar, metavar=metavar, show_default=False, show_envvar=False
+    )
 
 
 def _argument(field: dataclasses.Field[Any]) -> Any:

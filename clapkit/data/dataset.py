@@ -83,7 +83,6 @@ class TrainingBatches:
             ``label`` set.
         seed: of crops and captions.
         workers: threads that decode.
-        min_crop: shortest random crop, as a share of the window; 1 crops only clips longer than the window.
 
     Raises:
         ManifestError: if a clip has no caption.
@@ -98,7 +97,6 @@ class TrainingBatches:
         positives: KeyPolicy,
         seed: int,
         workers: int,
-        min_crop: float = 1.0,
     ) -> None:
         silent = [clip.id for clip in manifest.clips if not clip.captions]
         if silent:
@@ -107,7 +105,7 @@ class TrainingBatches:
                 "prepare the data with captions or with a label template"
             )
         self.manifest, self.spec, self.sampler = manifest, spec, sampler
-        self.seed, self.workers, self.min_crop = seed, workers, min_crop
+        self.seed, self.workers = seed, workers
         self._waveforms = Waveforms(manifest, sample_rate=spec.sample_rate)
         self._captions = [[caption.text for caption in clip.captions] for clip in manifest.clips]
         self._caption_keys, self._clip_keys, self._label_keys = identity_keys(manifest.clips, positives)
@@ -136,13 +134,12 @@ class TrainingBatches:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def example(self, row: int, epoch: int) -> Example:
-        """Draw crop and caption of one row for one epoch."""
+        """Draw the caption of one row for one epoch, and a window of its sound where it is longer than that."""
         draw = np.random.default_rng([self.seed, epoch, row])
         caption = int(draw.integers(len(self._captions[row])))
-        duration_s = min(self.manifest.clips[row].duration_s or 0.0, self.spec.window_s)
-        length_s = duration_s * (1.0 - (1.0 - self.min_crop) * draw.random())
-        offset_s = max(0.0, (self.manifest.clips[row].duration_s or 0.0) - length_s) * draw.random()
-        samples = self._waveforms.span(row, offset_s=offset_s, length_s=length_s)[: self.spec.window_samples]
+        spare_s = max(0.0, (self.manifest.clips[row].duration_s or 0.0) - self.spec.window_s)
+        samples = self._waveforms.span(row, offset_s=spare_s * draw.random(), length_s=self.spec.window_s)
+        samples = samples[: self.spec.window_samples]
         waveform = np.zeros(self.spec.window_samples, dtype=np.float32)
         waveform[: len(samples)] = samples
         return Example(waveform=waveform, num_samples=max(1, len(samples)), caption=caption)

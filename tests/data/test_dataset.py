@@ -15,9 +15,9 @@ from clapkit.types import AudioSpec, Caption, Clip
 SPEC = AudioSpec(sample_rate=8000, window_s=1.0)
 
 
-def batches(manifest: Manifest, *, seed: int = 0, workers: int = 2, min_crop: float = 1.0) -> TrainingBatches:
+def batches(manifest: Manifest, *, seed: int = 0, workers: int = 2) -> TrainingBatches:
     sampler = RandomBatches(len(manifest), 4, seed=seed)
-    return TrainingBatches(manifest, SPEC, sampler=sampler, positives="caption", seed=seed, workers=workers, min_crop=min_crop)
+    return TrainingBatches(manifest, SPEC, sampler=sampler, positives="caption", seed=seed, workers=workers)
 
 
 @pytest.fixture
