@@ -1,8 +1,8 @@
 """The wording of the built-in corpus: a small grammar from planned events to English sentences.
 
-Every caption names every class, the order of the sounds and every attribute, by one of several words, so that each
-caption alone tells a clip from nearly all others. One caption of each clip holds the class name as it is written in
-``labels``.
+All captions of a clip but one name every class, the order of the sounds and every attribute, by one of several words, so
+that each of them alone tells the clip from nearly all others. The remaining one is what a person would search for: the class
+names as they are written in ``labels``, and their order.
 """
 
 from __future__ import annotations
@@ -140,14 +140,14 @@ _TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 _IN_BACKGROUND = "{nominal} with {nominal2} in the background"
 _LABEL_TEMPLATES = {
-    "single": ("{label}", "the sound of {label}"),
+    "single": ("{label}",),
     "then": ("{label}, then {label2}", "{label} followed by {label2}"),
     "while": ("{label} and {label2} together", "{label} and {label2} at the same time"),
 }
 
 
 def captions(composition: str, events: Sequence[EventPlan], *, rng: np.random.Generator, count: int) -> list[str]:
-    """Differently built sentences about one clip, each true of it and naming everything that can be heard.
+    """Differently built sentences about one clip, each true of it.
 
     Args:
         composition: ``single``, ``then`` or ``while``.
@@ -156,7 +156,7 @@ def captions(composition: str, events: Sequence[EventPlan], *, rng: np.random.Ge
         count: how many, at most 7.
 
     Returns:
-        ``count`` different sentences; one of them holds the class names literally.
+        ``count`` different sentences: one holds the class names literally, the others everything that can be heard.
     """
     templates = list(_TEMPLATES[composition])
     if composition == "while" and [SOUNDS[event.sound].is_continuous for event in events] in (
@@ -190,12 +190,11 @@ def _forms(sound: str, attributes: Mapping[str, str], rng: np.random.Generator) 
     before, behind = _attribute_words(attributes, rng, takes_adjective=source.takes_adjective)
     subject = _with_article(source.article, " ".join([*before, source.noun]))
     finite, gerund = (" ".join([verbs[verb], *behind]) for verbs in (source.finite, source.gerund))
-    label_before, label_behind = _attribute_words(attributes, rng, takes_adjective=True)
     return {
         "finite": f"{subject} {finite}",
         "progressive": f"{subject} {'are' if source.is_plural else 'is'} {gerund}",
         "nominal": f"{subject} {gerund}",
-        "label": " ".join([*label_before, sound, *label_behind]),
+        "label": sound,
     }
 
 

@@ -17,8 +17,8 @@ clips are not normalised.
 Compositions: ``single`` (28 %; up to two attributes), ``then`` (40 %; the first event ends before the second starts, up
 to one attribute each) and ``while`` (32 %; both throughout, a pitch or a rate each).
 
-Captions: five sentences for each clip, of different build; every one names the classes, the order and all attributes,
-and one holds the class names as they stand in ``labels``.
+Captions: five sentences for each clip, of different build; four name the classes, the order and all attributes, one just
+the class names as they stand in ``labels``, as one would search for them.
 
 Layout: ``audio/<split>/<index>.wav``, mono, 16 bit, 4.2 to 5.0 s. With the default of 2,000 clips: train 1,600, val
 160, test 240; 2.6 hours, 290 MB.
