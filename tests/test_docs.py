@@ -262,7 +262,7 @@ def test_the_readme_has_two_setup_commands_of_one_line() -> None:
     assert not any("\n" in command for command in commands)
     install, test = commands
     assert install.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install . && clapkit prepare && ")
-    assert [words[0] for words in shell_commands(install)] == ["prepare", "train", "embed", "retrieve", "eval"]
+    assert [words[0] for words in shell_commands(install)] == ["prepare", "train", "embed", "eval", "retrieve"]
     assert test == ". .venv/bin/activate && pip install '.[test]' && python -m pytest"
 
 

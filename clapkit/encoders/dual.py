@@ -136,7 +136,9 @@ class DualEncoder(nn.Module):
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             if not isinstance(config, dict) or "clapkit_model" not in config:
-                raise CheckpointError(f"{folder / CONFIG}: is no configuration of a clapkit model; name another model folder")
+                raise CheckpointError(
+                    f"{folder / CONFIG}: cannot be used: is no configuration of a clapkit model; name another folder or train run"
+                )
             if config["clapkit_model"] != FORMAT:
                 raise CheckpointError(
                     f"{folder / CONFIG}: model format {config['clapkit_model']!r}, this clapkit reads {FORMAT}; "

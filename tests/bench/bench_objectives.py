@@ -2,8 +2,8 @@
 
     python tests/bench/bench_objectives.py --threads 2
 
-Variants take turns within one run and medians are compared, so that a slow spell of the machine hits all alike; on a
-busy machine, trust the processor time. Peak memory is measured in a fresh process per variant: the high-water mark of
+Variants take turns within one run and are compared round by round, so that a slow spell of the machine hits all alike; on
+a busy machine, trust the processor time. Peak memory is measured in a fresh process per variant: the high-water mark of
 the process over what it held before the call (Linux only; elsewhere the column is left out).
 """
 
@@ -63,10 +63,10 @@ class Timing:
 
 
 def alternate(steps: dict[str, Callable[[], None]], *, rounds: int) -> dict[str, Timing]:
-    """Time the steps in turns; one round to warm up is not counted."""
+    """Time the steps in turns, every other round backwards; one round to warm up is not counted."""
     timings = {name: Timing() for name in steps}
     for number in range(rounds + 1):
-        for name, step in steps.items():
+        for name, step in list(steps.items())[:: 1 if number % 2 else -1]:
             wall, cpu = time.perf_counter(), time.process_time()
             step()
             if number > 0:
@@ -76,14 +76,15 @@ def alternate(steps: dict[str, Callable[[], None]], *, rounds: int) -> dict[str,
 
 
 def report(title: str, timings: dict[str, Timing], peak_mb: dict[str, float] | None = None) -> None:
-    """Print medians, and ratios to the first variant."""
+    """Print medians, and the medians of the ratios to the first variant, round by round."""
     first = next(iter(timings))
     print(f"\n{title}\n  {'medians':<18} {'wall':>20} {'processor':>20}" + (f"{'peak':>20}" if peak_mb else ""))
     for name, timing in timings.items():
         line = f"  {name:<18}"
         for values, reference in ((timing.wall_s, timings[first].wall_s), (timing.cpu_s, timings[first].cpu_s)):
             median = statistics.median(values)
-            line += f" {median * 1e3:9.1f} ms x {median / statistics.median(reference):5.3f}"
+            ratio = statistics.median(value / other for value, other in zip(values, reference, strict=True))
+            line += f" {median * 1e3:9.1f} ms x {ratio:5.3f}"
         if peak_mb:
             line += f" {peak_mb[name]:9.0f} MB x {peak_mb[name] / peak_mb[first]:5.2f}"
         print(line)
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of the loss alone")
     parser.add_argument("--tower", default="small")
     parser.add_argument("--step-batch-size", type=int, default=32)
-    parser.add_argument("--step-rounds", type=int, default=15)
+    parser.add_argument("--step-rounds", type=int, default=40)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="the first is the base")
     parser.add_argument("--peak-of", choices=list(VARIANTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
