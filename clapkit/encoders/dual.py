@@ -137,7 +137,7 @@ class DualEncoder(nn.Module):
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             if not isinstance(config, dict) or "clapkit_model" not in config:
                 raise CheckpointError(
-                    f"{folder / CONFIG}: cannot be used: is no configuration of a clapkit model; name another folder or train run"
+                    f"{folder / CONFIG}: cannot be used: is no clapkit model; name another folder or train run"
                 )
             if config["clapkit_model"] != FORMAT:
                 raise CheckpointError(

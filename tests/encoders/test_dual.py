@@ -58,7 +58,7 @@ def test_missing_and_damaged_files_are_named(tiny_encoder: DualEncoder, tmp_path
     with pytest.raises(CheckpointError, match="model.safetensors: cannot be read as safetensors"):
         DualEncoder.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="config.json: cannot be used: is no configuration of a clapkit model"):
+    with pytest.raises(CheckpointError, match="config.json: cannot be used: is no clapkit model"):
         DualEncoder.load(tmp_path)
 
 
