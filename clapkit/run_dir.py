@@ -1,7 +1,7 @@
-"""Run directories: where every command leaves its artefacts, and how the next one finds them.
+"""Run directories: where every command leaves its artefacts.
 
-``result.json`` is written last; a directory without it is not finished. Files appear whole or not at all: they are written
-under a temporary name in the same folder, flushed to disk and renamed. A lock keeps a second process out.
+``result.json`` is written last; a directory without it is not finished. Files appear whole or not at all. A lock keeps a second
+process out.
 """
 
 from __future__ import annotations
@@ -9,20 +9,17 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import hashlib
 import importlib.metadata
-import json
-import math
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from clapkit.errors import RunDirError
+from clapkit.files import atomic_path, read_json, to_json, to_json_line
 
 STEPS = ("prepare", "train", "embed", "retrieve", "eval")
 _LIBRARIES = ("clapkit", "torch", "torchaudio", "transformers", "tokenizers", "numpy", "soundfile", "soxr", "pandas")
@@ -31,51 +28,6 @@ _LIBRARIES = ("clapkit", "torch", "torchaudio", "transformers", "tokenizers", "n
 def now() -> str:
     """The time in UTC, ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def to_json(value: Any) -> str:
-    """JSON text with unrounded floats; NaN and infinities become null, unknown types raise ``TypeError``."""
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
-
-
-def to_json_line(value: Any) -> str:
-    """One line of JSON, by the rules of ``to_json``."""
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that becomes ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class RunDir:
@@ -349,70 +301,6 @@ def _delete(entry: Path) -> None:
         shutil.rmtree(entry)
     else:
         entry.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        RunDirError: if the file is missing or damaged.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunDirError(f"{path}: no such file; is {path.parent} a run directory?") from error
-    except (OSError, ValueError) as error:
-        raise RunDirError(f"{path}: cannot be read as JSON ({error}); run the command that made it again") from error
-    if not isinstance(value, dict):
-        raise RunDirError(f"{path}: holds a {type(value).__name__}, expected an object; run the command that made it again")
-    return value
-
-
-def open_run(address: str, *, step: str, runs_root: Path) -> RunDir:
-    """Open a finished run by its path or by its name under the runs root.
-
-    Args:
-        address: a path, a name, or ``command/name``.
-        step: the command that must have made it.
-        runs_root: where runs live.
-
-    Raises:
-        RunDirError: if there is none, it is of another step, or it is not finished.
-    """
-    places = [Path(address), runs_root / step / address, runs_root / address]
-    for place in places:
-        if (place / "run.json").is_file():
-            run = RunDir(place)
-            found = run.record.get("step")
-            if found != step:
-                raise RunDirError(f"{place}: is a {found} run, expected a {step} run; name another")
-            if not run.finished:
-                raise RunDirError(f"{place}: the {step} run is not finished (no result.json); {_remedy(step)}")
-            return run
-    looked = ", ".join(os.fspath(place) for place in places)
-    raise RunDirError(f"no {step} run {address!r}: looked for run.json in {looked}; name a path or a run's name")
-
-
-def newest_run(step: str, *, runs_root: Path) -> RunDir:
-    """The finished run of a step that started last.
-
-    Raises:
-        RunDirError: if there is none; the message names the command to run first.
-    """
-    runs = [RunDir(path.parent) for path in (runs_root / step).glob("*/result.json")]
-    if not runs:
-        raise RunDirError(f"no finished {step} run under {runs_root / step}: run `clapkit {step}` first")
-    return max(runs, key=lambda run: (str(run.record.get("finished_at")), run.result_json.stat().st_mtime_ns, run.path.name))
-
-
-def default_name(config: Mapping[str, Any]) -> str:
-    """Date-time plus a short hash of the resolved configuration."""
-    digest = hashlib.sha256(to_json(config).encode()).hexdigest()[:6]
-    return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{digest}"
-
-
-def _remedy(step: str) -> str:
-    return "continue it with --resume or run it again" if step == "train" else "run it again with --overwrite"
 
 
 def _versions() -> dict[str, str]:

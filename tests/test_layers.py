@@ -15,10 +15,12 @@ CORE = ("data", "encoders", "objectives", "training", "metrics", "index", "repor
 FOUNDATION = {"types", "errors", "registry"}
 ALLOWED = {
     **{core: FOUNDATION | {core} for core in CORE},
-    "cli": {"cli", "config", "registry", "errors", "run_dir", "types", "steps"},
-    "steps": {"steps", "config", "run_dir", *FOUNDATION, *CORE},
+    "cli": {"cli", "config", "registry", "errors", "files", "run_dir", "runs", "types", "steps"},
+    "steps": {"steps", "config", "files", "run_dir", "runs", *FOUNDATION, *CORE},
     "config": {"errors"},
-    "run_dir": {"errors"},
+    "files": {"errors"},
+    "run_dir": {"errors", "files"},
+    "runs": {"errors", "files", "run_dir"},
     "registry": {"errors"},
     "types": set(),
     "errors": set(),

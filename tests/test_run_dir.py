@@ -1,6 +1,3 @@
-import json
-import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from clapkit.errors import RunDirError
-from clapkit.run_dir import RunDir, atomic_path, default_name, newest_run, open_run, read_json, to_json
+from clapkit.files import read_json
+from clapkit.run_dir import RunDir
 
 
 def started(path: Path, **options: object) -> RunDir:
@@ -91,66 +89,6 @@ def test_resume_keeps_the_start_and_the_inputs(tmp_path: Path) -> None:
     assert again.record["started_at"] == start
     assert again.record["inputs"] == [{"path": str(tmp_path / "manifest.jsonl"), "fingerprint": "abc"}]
     again.fail("failed")
-
-
-def test_nothing_is_stringified_silently() -> None:
-    assert json.loads(to_json({"a": math.nan, "b": [1, 2.5], "c": Path("x"), "d": (math.inf,)})) == {
-        "a": None,
-        "b": [1, 2.5],
-        "c": "x",
-        "d": [None],
-    }
-    with pytest.raises(TypeError):
-        to_json({"a": object()})
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    path.write_text("old")
-
-    def interrupted_write() -> None:
-        with atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError("disk on fire")
-
-    with pytest.raises(RuntimeError, match="disk on fire"):
-        interrupted_write()
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["x.json"]
-
-
-def test_runs_are_found_by_path_by_name_and_by_age(tmp_path: Path) -> None:
-    for number, name in enumerate(["a", "b"]):
-        run = started(tmp_path / "train" / name)
-        run.finish({})
-        os.utime(run.result_json, (number, number))
-    started(tmp_path / "train" / "c").fail("failed")
-    assert newest_run("train", runs_root=tmp_path).path.name == "b"
-    assert open_run("a", step="train", runs_root=tmp_path).path == tmp_path / "train" / "a"
-    assert open_run(str(tmp_path / "train" / "a"), step="train", runs_root=Path("elsewhere")).path.name == "a"
-    with pytest.raises(RunDirError, match="is not finished .*--resume"):
-        open_run("c", step="train", runs_root=tmp_path)
-    with pytest.raises(RunDirError, match="is a train run, expected a prepare run"):
-        open_run("train/a", step="prepare", runs_root=tmp_path)
-    with pytest.raises(RunDirError, match=r"no train run 'zzz': looked for run\.json in zzz, "):
-        open_run("zzz", step="train", runs_root=tmp_path)
-    with pytest.raises(RunDirError, match="run `clapkit embed` first"):
-        newest_run("embed", runs_root=tmp_path)
-
-
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(RunDirError, match=r"run\.json: cannot be read as JSON"):
-        read_json(tmp_path / "run.json")
-    (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(RunDirError, match="holds a list, expected an object"):
-        read_json(tmp_path / "run.json")
-
-
-def test_the_default_name_tells_configurations_apart() -> None:
-    one, other = default_name({"lr": 0.1}), default_name({"lr": 0.2})
-    assert one[-6:] != other[-6:]
-    assert default_name({"lr": 0.1})[-6:] == one[-6:]
 
 
 def test_an_overwritten_run_is_kept_until_the_new_one_has_finished(tmp_path: Path) -> None:

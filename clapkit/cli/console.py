@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from clapkit.run_dir import RunDir, to_json
+from clapkit.files import to_json
+from clapkit.run_dir import RunDir
 from clapkit.types import SilentReporter, Tracker
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any
 from clapkit.cli.console import Console
 from clapkit.config import CommonConfig
 from clapkit.errors import ClapkitError, RunDirError
-from clapkit.run_dir import RunDir, default_name, newest_run
+from clapkit.run_dir import RunDir
+from clapkit.runs import default_name, newest_run
 
 Step = Callable[[Any, RunDir, Console], dict[str, Any]]
 

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clapkit.files import atomic_path
 from clapkit.metrics.retrieval import clip_means
 from clapkit.metrics.statistics import bootstrap_intervals, paired_sign_flip, weighted_mean
-from clapkit.run_dir import RunDir, atomic_path
+from clapkit.run_dir import RunDir
 
 _PER_QUERY = pa.schema(
     [

@@ -14,7 +14,7 @@ from clapkit.config import EmbedConfig
 from clapkit.data.audio import AUDIO_SUFFIXES
 from clapkit.data.manifest import Manifest, fingerprint
 from clapkit.errors import ConfigError, ManifestError, RunDirError
-from clapkit.run_dir import file_fingerprint
+from clapkit.files import file_fingerprint
 from clapkit.steps import inputs
 from clapkit.types import Caption, Clip
 

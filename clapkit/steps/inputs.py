@@ -15,7 +15,8 @@ from clapkit import registry
 from clapkit.data.manifest import Manifest
 from clapkit.encoders.fingerprint import CONFIG, WEIGHTS, model_fingerprint
 from clapkit.errors import ConfigError, EmbeddingError, ManifestError, RunDirError, UnknownNameError
-from clapkit.run_dir import RunDir, newest_run, open_run
+from clapkit.run_dir import RunDir
+from clapkit.runs import newest_run, open_run
 
 if TYPE_CHECKING:
     from clapkit.encoders.dual import DualEncoder

@@ -15,7 +15,8 @@ from clapkit.data.audit import Inspection, inspect_files, num_cores, summarise
 from clapkit.data.manifest import Manifest
 from clapkit.data.tables import TABLE_SUFFIXES
 from clapkit.errors import ConfigError, ManifestError, UnknownNameError
-from clapkit.run_dir import RunDir, atomic_path, file_fingerprint
+from clapkit.files import atomic_path, file_fingerprint
+from clapkit.run_dir import RunDir
 from clapkit.types import Clip, Recipe, RecipeRequest, Rejection, Reporter
 
 DEFAULT_RECIPE = "synth"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clapkit.run_dir import atomic_path
+from clapkit.files import atomic_path
 
 FloatArray = npt.NDArray[np.floating[Any]]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -19,21 +18,16 @@ from clapkit.data.dataset import TrainingBatches
 from clapkit.data.manifest import Manifest
 from clapkit.data.samplers import RandomBatches
 from clapkit.encoders.dual import DualEncoder
-from clapkit.errors import ConfigError, ManifestError, UnknownNameError
-from clapkit.report.curves import plot_curves
-from clapkit.run_dir import RunDir, atomic_path, to_json_line
+from clapkit.errors import ConfigError, ManifestError
+from clapkit.run_dir import RunDir
 from clapkit.steps import inputs
-from clapkit.steps.validation import RETRIEVAL_METRICS, Validator
+from clapkit.steps.train_log import event_log, forget_after, plot_run
+from clapkit.steps.train_options import check, make_plan, plugin_options
+from clapkit.steps.validation import Validator
 from clapkit.training.checkpoint import find_checkpoint
-from clapkit.training.loop import Interrupted, Plan, Trainer
+from clapkit.training.loop import Interrupted, Trainer
 from clapkit.training.optimizer import build_optimizer, parameter_groups
 from clapkit.types import Reporter
-
-LOSS_FLAGS = (
-    *("base", "radius", "sides", "alpha", "beta", "radius_init", "radius_lr", "radius_bound"),
-    *("temperature", "tau", "margin"),
-)
-PLUGINS = (("loss", "loss"), ("audio", "audio encoder"), ("text", "text encoder"))
 
 
 def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, Any]:
@@ -44,7 +38,7 @@ def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
         Interrupted: on SIGINT or SIGTERM, with the state saved.
     """
     started = time.perf_counter()
-    _check(config)
+    check(config)
     options = plugin_options(config)
     device = torch.device(inputs.choose_device(config.device))
     train_data, val_data = _data(config, run_dir, reporter)
@@ -79,7 +73,7 @@ def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
     validator = Validator(encoder, val_data, workers=max(1, workers), precision=config.precision)
     with (
         _stop_signals() as asked_to_stop,
-        _event_log(config, run_dir) as to_events,
+        event_log(config, run_dir) as to_events,
         reporter.track("training", plan.total_steps, "steps") as tracker,
     ):
         tracker.advance(trainer.progress.step)
@@ -99,7 +93,7 @@ def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
         except Interrupted:
             reporter.say(f"stopped and saved; go on with: clapkit train --resume --run-dir {run_dir.path}")
             raise
-    _plot(run_dir)
+    plot_run(run_dir)
     return {
         "model": run_dir.model_dir.name,
         "steps": progress.step,
@@ -110,45 +104,6 @@ def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
         "train_s": progress.train_seconds,
         "wall_s": time.perf_counter() - started,
     }
-
-
-def plugin_options(config: TrainConfig) -> dict[str, dict[str, Any]]:
-    """Options of loss and towers, from the flags and from ``-O``.
-
-    ``-O audio.window_s=10`` names the tower; without a prefix the one plug-in that knows the key takes it.
-
-    Raises:
-        ConfigError: if a flag does not apply to the loss, or a key fits several plug-ins.
-        UnknownNameError: if no plug-in knows a key.
-    """
-    chosen = {"loss": config.loss, "audio": config.audio_encoder, "text": config.text_encoder}
-    known = {part: set(registry.defaults(kind, chosen[part])) - {"captions", "tokenizer"} for part, kind in PLUGINS}
-    options: dict[str, dict[str, Any]] = {"loss": {}, "audio": {}, "text": {}}
-    for flag in LOSS_FLAGS:
-        value = getattr(config, flag)
-        if value is None:
-            continue
-        if flag not in known["loss"]:
-            losses = [name for name in registry.names("loss") if flag in registry.defaults("loss", name)]
-            raise ConfigError(
-                f"--{flag.replace('_', '-')} does not apply to --loss {config.loss}; it belongs to --loss {' or '.join(losses)}"
-            )
-        options["loss"][flag] = value
-    for key, value in registry.parse_assignments(config.options).items():
-        part, dot, name = key.partition(".")
-        owners = [part] if dot and part in known else [p for p in known if key in known[p]]
-        name = name if dot and part in known else key
-        if len(owners) > 1:
-            raise ConfigError(f"-O {key}: fits {' and '.join(owners)}; write {owners[0]}.{key} or {owners[1]}.{key}")
-        if not owners or name not in known[owners[0]]:
-            everything = [f"{p}.{k}" for p in known for k in known[p]]
-            raise UnknownNameError("option -O", key, everything)
-        if name in options[owners[0]]:
-            raise ConfigError(f"-O {key}: is also given as --{name.replace('_', '-')}; give it once")
-        options[owners[0]][name] = value
-    if "batch_size" in known["loss"]:
-        options["loss"]["batch_size"] = config.batch_size
-    return options
 
 
 def build_encoder(config: TrainConfig, options: Mapping[str, Mapping[str, Any]], train_data: Manifest) -> DualEncoder:
@@ -173,48 +128,6 @@ def build_encoder(config: TrainConfig, options: Mapping[str, Mapping[str, Any]],
     if config.freeze is not None:
         encoder.freeze(config.freeze)
     return encoder
-
-
-def make_plan(config: TrainConfig, batches_per_epoch: int) -> Plan:
-    """Steps and intervals of a configuration."""
-    total = config.max_steps if config.max_steps is not None else config.epochs * batches_per_epoch
-    warmup = config.warmup_steps if config.warmup_steps is not None else min(500, max(1, total // 20))
-    return Plan(
-        total_steps=total,
-        warmup_steps=min(warmup, total),
-        schedule=config.schedule,
-        clip_grad=config.clip_grad,
-        precision=config.precision,
-        eval_every=config.eval_every * batches_per_epoch,
-        save_every=config.save_every,
-        log_every=config.log_every,
-        keep_best=config.keep_best,
-        lower_is_better=config.keep_best.endswith(("MedR", "MeanR")),
-        patience=config.patience,
-    )
-
-
-def _check(config: TrainConfig) -> None:
-    if config.val_split == "test":
-        raise ConfigError("--val-split test: the best checkpoint would be selected on the test split; name another")
-    if config.keep_best not in RETRIEVAL_METRICS:
-        raise UnknownNameError("metric for --keep-best", config.keep_best, RETRIEVAL_METRICS)
-    positive = {
-        "--epochs": config.epochs,
-        "--max-steps": config.max_steps,
-        "--lr": config.lr,
-        "--eval-every": config.eval_every,
-        "--save-every": config.save_every,
-        "--log-every": config.log_every,
-        "--patience": config.patience,
-        "--embedding-dim": config.embedding_dim,
-    }
-    for flag, value in positive.items():
-        if value is not None and value <= 0:
-            raise ConfigError(f"{flag} {value}: expected more than 0")
-    for flag, value in {"--weight-decay": config.weight_decay, "--clip-grad": config.clip_grad}.items():
-        if value < 0:
-            raise ConfigError(f"{flag} {value}: expected 0 or more")
 
 
 def _data(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> tuple[Manifest, Manifest]:
@@ -252,20 +165,7 @@ def _resume(trainer: Trainer, run_dir: RunDir, reporter: Reporter) -> None:
         trainer.resume(folder)
         reporter.say(f"resuming at step {trainer.progress.step}")
     if run_dir.metrics_path.exists():
-        _forget_after(run_dir, trainer.progress.step if folder is not None else -1)
-
-
-def _forget_after(run_dir: RunDir, step: int) -> None:
-    """Drop logged steps that the checkpoint does not know: they will be logged again."""
-    lines = []
-    for line in run_dir.metrics_path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break  # a kill cut the last line
-        if record["step"] <= step:
-            lines.append(to_json_line(record))
-    run_dir.write_text(run_dir.metrics_path, "".join(lines))
+        forget_after(run_dir, trainer.progress.step if folder is not None else -1)
 
 
 def _save_best(trainer: Trainer, run_dir: RunDir) -> None:
@@ -292,45 +192,3 @@ def _stop_signals() -> Iterator[Any]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _event_log(config: TrainConfig, run_dir: RunDir) -> Iterator[Any]:
-    """TensorBoard event files, where asked for.
-
-    Raises:
-        ConfigError: if TensorBoard is not installed.
-    """
-    if config.log_to is None:
-        yield lambda record: None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError("--log-to tensorboard: not installed; pip install 'clapkit[tensorboard]'") from error
-    writer = SummaryWriter(run_dir.path / "tensorboard")
-
-    def write(record: Mapping[str, Any]) -> None:
-        for name, value in record.items():
-            if name != "step":
-                writer.add_scalar(name, value, record["step"])
-
-    try:
-        yield write
-    finally:
-        writer.close()
-
-
-def _plot(run_dir: RunDir) -> None:
-    records = [json.loads(line) for line in run_dir.metrics_path.read_text(encoding="utf-8").splitlines()]
-    figures = {
-        "loss": ("Training loss", "nats", ["loss"]),
-        "retrieval": ("Validation retrieval", "share", ["t2a_R@1", "t2a_R@10", "a2t_R@1", "a2t_R@10"]),
-        "radius": ("Semantic radius and pair distance", "chord length", ["mean_radius", "mean_distance"]),
-    }
-    for name, (title, label, keys) in figures.items():
-        curves = {key: [(r["step"], r[key]) for r in records if r.get(key) is not None] for key in keys}
-        curves = {key: points for key, points in curves.items() if points}
-        if keys[0] in curves:
-            with atomic_path(run_dir.plot_dir / f"{name}.png") as path:
-                plot_curves(path, curves, title=title, label=label)

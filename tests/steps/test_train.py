@@ -222,13 +222,3 @@ def test_options_that_cannot_be_meant_are_refused(
 def test_a_split_too_small_to_rank_is_refused(tone_corpus: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="split 'val': found 1 clip, expected at least 2"):
         start(tmp_path, tone_corpus(val=1))
-
-
-def test_options_find_their_plugin() -> None:
-    config = resolve(TrainConfig, {"loss": "svr", "alpha": 0.5, "options": ["window_s=2", "text.dropout=0.2", "loss.beta=0.1"]})
-    options = train.plugin_options(config)
-    assert options["audio"] == {"window_s": "2"}
-    assert options["text"] == {"dropout": "0.2"}
-    assert options["loss"]["alpha"] == 0.5
-    assert options["loss"]["beta"] == "0.1"
-    assert options["loss"]["batch_size"] == 32
