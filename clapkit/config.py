@@ -99,10 +99,10 @@ class TrainConfig(CommonConfig):
     train_split: str = option("train", "Split to train on.")
     val_split: str = option("val", "Split to validate on; it selects the best checkpoint.")
     loss: str = option("infonce", "Objective.", plugin="loss")
-    base: Literal["infonce", "siglip"] | None = option(None, "Base loss of svr. [default: infonce]")
+    base: Literal["infonce", "siglip"] | None = option(None, "Base loss of svr and reweighted. [default: infonce]")
     radius: Literal["adaptive", "static", "fixed", "ratio"] | None = option(None, "Radius model of svr. [default: adaptive]")
     sides: Literal["bi", "uni"] | None = option(None, "svr on both directions or on text to audio only. [default: bi]")
-    alpha: float | None = option(None, "Weight of the support-vector term of svr. [default: 1.0]")
+    alpha: float | None = option(None, "Weight of the support-vector term of svr; extra weight of reweighted. [default: 1.0]")
     beta: float | None = option(None, "Weight of the radius penalty of svr. [default: 0.01 where there is one]")
     radius_init: float | None = option(
         None, "Radius (ratio: share of the distance) that svr starts from. [default: 0.25, ratio 0.2]"
@@ -114,15 +114,33 @@ class TrainConfig(CommonConfig):
     positives: Literal["caption", "clip", "label"] = option(
         "caption", "Pairs that share this are no negatives of each other; label includes caption, caption includes clip."
     )
-    temperature: Literal["learnable", "fixed"] | None = option(None, "Temperature of the loss. [default: learnable]")
+    temperature: str | None = option(
+        None, "Temperature of the loss, learnable, fixed or a schedule. [default: learnable]", plugin="schedule"
+    )
     tau: float | None = option(None, "Temperature, at the start where it is learned. [default: 0.07, siglip 0.1]")
     margin: float | None = option(None, "Margin of triplet. [default: 0.2]")
+    margin_schedule: str | None = option(
+        None, "Margin of triplet, constant or a schedule. [default: constant]", plugin="schedule"
+    )
+    clusters: str | None = option(None, "clusters.parquet, or a train run that has one. [default: clustered at the start]")
+    num_clusters: int | None = option(None, "Clusters to make. [default: square root of the clips, 16 to 2048]")
+    features: Literal["tfidf", "text", "audio", "labels"] | None = option(
+        None, "Frozen vector of each training clip, for clusters and cwcl. [default: tfidf, of its captions]"
+    )
+    add: tuple[str, ...] = option((), "Term to add to the loss, NAME=WEIGHT; repeatable.")
     audio_encoder: str = option("small", "Audio tower.", plugin="audio encoder")
     text_encoder: str = option("small", "Text tower.", plugin="text encoder")
     init: str | None = option(None, "train run or model folder whose weights to start from.")
     embedding_dim: int = option(512, "Width of the joint embedding.")
     freeze: Literal["audio", "text"] | None = option(None, "Tower that is not trained (its projection head is).")
     batch_size: int = option(32, "Pairs in a batch.")
+    captions_per_clip: int = option(1, "Captions of each clip in a batch; a batch of B pairs then holds B / N clips.")
+    sampler: Literal["random", "cluster", "mined", "unique-caption"] = option("random", "Which clips share a batch.")
+    mine_every: int | None = option(None, "Epochs between searches of the sampler mined. [default: 4]")
+    mine_neighbours: int | None = option(None, "Most hard neighbours that a seed of mined brings along. [default: 64]")
+    mine_filter: int | None = option(
+        None, "Candidates of mined per neighbour that is kept, those with unlike captions; 1 keeps all. [default: 3]"
+    )
     epochs: int = option(20, "Passes over the training split.")
     max_steps: int | None = option(None, "Optimiser steps, instead of --epochs.")
     lr: float = option(1e-3, "Peak learning rate of AdamW.")
@@ -137,6 +155,9 @@ class TrainConfig(CommonConfig):
         None, "Steps between checkpoints, besides those at validations. [default: none]", identity=False
     )
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", identity=False)
+    diagnostics: int | None = option(
+        None, "Steps between measurements of drift; they change nothing but the time. [default: none]", identity=False
+    )
     keep_best: str = option("t2a_R@1", "Validation metric that selects the best checkpoint.")
     patience: int | None = option(None, "Stop after N validations without a better metric.")
     resume: bool = option(False, "Go on with the unfinished run in the run directory.", identity=False)
@@ -191,6 +212,7 @@ class EvalConfig(CommonConfig):
         ("This is a sound of {}.",), "Prompt template of zero-shot; repeatable: their embeddings are averaged."
     )
     bootstrap: int = option(2000, "Draws of the bootstrap over clips; 0 turns intervals off.")
+    report: bool = option(False, "Also write report.html and plots.")
     batch_size: int = option(32, "Windows (or sentences) in a batch; changes speed, not results.", identity=False)
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Autocast of the encoders.")
     workers: int | None = option(None, "Threads that load audio. [default: one per core]", identity=False)

@@ -20,6 +20,8 @@ from clapkit.errors import ConfigError, UnknownNameError
 
 PACKAGES = {
     "loss": "clapkit.objectives",
+    "schedule": "clapkit.objectives.schedules",
+    "term": "clapkit.objectives.terms",
     "audio encoder": "clapkit.encoders.audio",
     "text encoder": "clapkit.encoders.text",
     "recipe": "clapkit.data.recipes",

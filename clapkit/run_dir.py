@@ -22,7 +22,18 @@ from clapkit.errors import RunDirError
 from clapkit.files import atomic_path, read_json, to_json, to_json_line
 
 STEPS = ("prepare", "train", "embed", "retrieve", "eval")
-_LIBRARIES = ("clapkit", "torch", "torchaudio", "transformers", "tokenizers", "numpy", "soundfile", "soxr", "pandas")
+_LIBRARIES = (
+    "clapkit",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "soundfile",
+    "soxr",
+    "pandas",
+    "faiss-cpu",
+)
 
 
 def now() -> str:

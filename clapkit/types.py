@@ -4,7 +4,7 @@ Shape letters, the same in every docstring and comment:
 
     B  pairs in a batch        T  samples of a waveform     F  frames         M  mel bins
     D  embedding size          N  items of a gallery        Q  queries        K  entries per row, padded
-    L  tokens of a caption     J  keys of a caption, padded
+    L  tokens of a caption     J  keys of a caption, padded C  clips in a batch, C <= B
 
 Sample rates are in Hz; names that end in ``_s`` are seconds. Embeddings have unit norm unless a docstring says otherwise.
 """
@@ -93,15 +93,16 @@ class AudioSpec:
 
 @dataclass(slots=True)
 class Batch:
-    """B pairs of audio and text.
+    """B pairs of audio and text from C clips; a clip that brings several captions is decoded and encoded once.
 
     Attributes:
-        waveform: float32 [B, T], zeros behind the end of short clips.
-        num_samples: int64 [B], how many samples of each row are real.
-        captions: B sentences, the one drawn for each clip.
+        waveform: float32 [C, T], zeros behind the end of short clips.
+        num_samples: int64 [C], how many samples of each waveform are real.
+        captions: B sentences, drawn for the clips.
         index: int64 [B], the row of the training set.
         text_keys: int64 [B, J], what the drawn caption stands for (its text, its clip, its labels), padded with 0.
         clip_keys: int64 [B, K], everything that is true of the clip (all its captions, itself, its labels), padded with 0.
+        audio_row: int64 [B], the row of ``waveform`` that each pair hears; 0, 1, 2, ... with one caption per clip.
     """
 
     waveform: Tensor
@@ -110,6 +111,7 @@ class Batch:
     index: Tensor
     text_keys: Tensor
     clip_keys: Tensor
+    audio_row: Tensor
 
     def positives(self) -> Tensor:
         """Which pairs are no negatives of each other.
@@ -216,10 +218,12 @@ class Recipe(Protocol):
     """Reads (or makes) one kind of corpus.
 
     Attributes:
-        needs_source: False for recipes that make their own sound.
+        needs_source: False for recipes that need nothing.
+        makes_audio: whether the files are written by the recipe, below ``RecipeRequest.output_dir``.
     """
 
     needs_source: bool
+    makes_audio: bool
 
     def clips(self, request: RecipeRequest) -> Iterable[Clip | Rejection]:
         """Yield every item of the corpus, in a reproducible order, without decoding audio."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import soundfile
@@ -23,14 +24,30 @@ SAMPLE_RATE = 8000
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
 
 
 @pytest.fixture
-def tone_corpus(tmp_path: Path) -> Callable[..., Path]:
+def tone_corpus(tmp_path: Path, make_tones: Callable[..., Path]) -> Callable[..., Path]:
+    """Makes a prepared corpus of pure tones, unless told otherwise in ``tmp_path / "tones"``."""
+
+    def make(folder: Path | None = None, **numbers: float) -> Path:
+        return make_tones(folder or tmp_path / "tones", **numbers)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory, make_tones: Callable[..., Path]) -> Path:
+    """The manifest of a corpus of tones that many tests read and none changes."""
+    return make_tones(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture(scope="session")
+def make_tones() -> Callable[..., Path]:
     """Makes a prepared corpus of pure tones whose captions name their pitch; gives the path of the manifest."""
 
-    def make(folder: Path | None = None, *, train: int = 16, val: int = 6, test: int = 6, duration_s: float = 1.0) -> Path:
-        folder = folder or tmp_path / "tones"
+    def make(folder: Path, *, train: int = 16, val: int = 6, test: int = 6, duration_s: float = 1.0) -> Path:
         (folder / "audio").mkdir(parents=True)
         clips = []
         for split, count in (("train", train), ("val", val), ("test", test)):

@@ -30,9 +30,11 @@ from clapkit.encoders.dual import ProjectionHead
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 PAGE_OF_KIND = {
     "loss": "objectives.md",
+    "schedule": "objectives.md",
+    "term": "objectives.md",
     "audio encoder": "encoders.md",
     "text encoder": "encoders.md",
     "recipe": "data.md",
@@ -345,9 +347,9 @@ def test_sizes_of_audio_towers_are_those_of_the_code(name: str) -> None:
 @pytest.mark.parametrize("name", registry.names("text encoder"))
 def test_sizes_of_text_towers_are_those_of_the_code(name: str) -> None:
     tower = registry.build("text encoder", name, {"captions": ["a dog barks"]})
-    size, width = sum(parameter.numel() for parameter in tower.parameters()), tower.embedding_dim
-    rest = size - tower.tokens.weight.numel()
-    row = f"| text `{name}` | {rest:,}, and {width} for each subword | {width} | at most {tower.max_tokens} subwords |"
+    size = sum(parameter.numel() for parameter in tower.parameters()) - tower.tokens.weight.numel()
+    parameters = f"{size:,}, and {tower.tokens.embedding_dim} for each subword"
+    row = f"| text `{name}` | {parameters} | {tower.embedding_dim} | at most {tower.subwords.max_tokens} subwords |"
     assert row in (DOCS / "encoders.md").read_text(encoding="utf-8"), f"docs/encoders.md: expected {row}"
 
 

@@ -17,7 +17,24 @@ from clapkit.types import AudioSpec
 LOSSES = registry.names("loss")
 AUDIO_TOWERS = registry.names("audio encoder")
 TEXT_TOWERS = registry.names("text encoder")
+TERMS = registry.names("term")
+SCHEDULES = registry.names("schedule")
 BATCH, WIDTH = 8, 12
+
+
+def make_schedule(name, **options):
+    """A schedule with what the train step supplies."""
+    supplied = {"total_steps": 100, "steps_per_epoch": 10, "cluster_sizes": torch.tensor([1, 2, 2, 3, 3, 3, 5, 9])}
+    known = registry.defaults("schedule", name)
+    return registry.build("schedule", name, {key: value for key, value in supplied.items() if key in known} | options)
+
+
+def scheduled(name):
+    """Options with which a loss follows a schedule."""
+    quantity = "margin" if "margin" in registry.defaults("loss", name) else "temperature"
+    return {"schedule": make_schedule("mmts", quantity=quantity)} | ({"kernel": "exp"} if name == "cwcl" else {})
+
+
 # Objectives whose behaviour differs by more than weights are looked at in every form.
 FORMS = [(name, {}) for name in LOSSES] + [
     *(("svr", {"radius": radius, "sides": sides}) for radius in ("static", "fixed", "ratio") for sides in ("bi", "uni")),
@@ -25,15 +42,22 @@ FORMS = [(name, {}) for name in LOSSES] + [
     ("svr", {"base": "siglip"}),
     *(("triplet", {"reduction": reduction}) for reduction in ("max", "mean", "weighted")),
     ("infonce", {"temperature": "fixed", "targets": "soft"}),
+    ("dcl", {"weighted": True}),
+    ("cwcl", {"kernel": "exp"}),
+    ("cwcl", {"kernel": "exp", "side": "audio"}),
+    *(("reweighted", {"base": base, "sides": "uni"}) for base in ("infonce", "siglip")),
+    *((name, scheduled(name)) for name in LOSSES if "schedule" in registry.defaults("loss", name)),
 ]
 forms = pytest.mark.parametrize(("name", "options"), FORMS, ids=lambda value: value if isinstance(value, str) else str(value))
 
 
-def make_loss(name, options, *, batch=BATCH):
-    torch.manual_seed(0)
-    if "batch_size" in registry.defaults("loss", name):
-        options = options | {"batch_size": batch}
-    return registry.build("loss", name, options)
+def make_loss(name, options, *, batch=BATCH, seed=0):
+    """An objective with what the train step supplies."""
+    features = functional.normalize(torch.randn(BATCH, 5, generator=torch.Generator().manual_seed(5)), dim=1)
+    supplied = {"batch_size": batch, "features": features, "side": "text"}
+    known = registry.defaults("loss", name)
+    torch.manual_seed(seed)
+    return registry.build("loss", name, {key: value for key, value in supplied.items() if key in known} | options)
 
 
 def pairs(*, batch=BATCH, seed=0, dtype=torch.float32):
@@ -210,21 +234,157 @@ def test_half_precision_embeddings_are_scored_in_full_precision(name, options):
 def test_a_state_dict_brings_back_the_very_same_loss(name, options):
     loss, batch = make_loss(name, options), pairs()
     descend(loss, seed=3)
-    torch.manual_seed(99)
-    fresh = registry.build(
-        "loss", name, options | ({"batch_size": BATCH} if "batch_size" in registry.defaults("loss", name) else {})
-    )
+    fresh = make_loss(name, options, seed=99)
     fresh.load_state_dict(loss.state_dict(), strict=True)
     assert torch.equal(score(loss, *batch).total, score(fresh, *batch).total)
 
 
-@forms
+# The affine kernel of cwcl wants a pair to be no more than tau ln 2 ahead of an unrelated row; here they are further.
+CONTRASTING = [(name, options) for name, options in FORMS if name != "cwcl" or options.get("kernel") == "exp"]
+
+
+@pytest.mark.parametrize(("name", "options"), CONTRASTING, ids=str)
 def test_better_pairs_have_a_lower_loss(name, options):
     loss = make_loss(name, options)
     audio = torch.eye(BATCH, WIDTH)
     noise = torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(0))
     text, closer = (functional.normalize(audio + share * noise, dim=1) for share in (0.5, 0.2))
     assert score(loss, audio, closer).total < score(loss, audio, text).total
+
+
+# Schedules --------------------------------------------------------------------------------------------------------------
+
+each_schedule = pytest.mark.parametrize("name", SCHEDULES)
+each_quantity = pytest.mark.parametrize("quantity", ["temperature", "margin"])
+
+
+@each_schedule
+@each_quantity
+def test_a_schedule_gives_every_anchor_a_positive_value_from_start_to_end(name, quantity):
+    schedule = make_schedule(name, quantity=quantity)
+    for progress in (0.0, 0.33, 0.5, 0.99, 1.0):
+        values = schedule(torch.arange(BATCH), progress)
+        assert values.shape == (BATCH,)
+        assert values.is_floating_point()
+        assert all_finite(values)
+        assert (values > 0).all()
+        assert quantity == "temperature" or (values < 2).all()
+
+
+@each_schedule
+def test_a_schedule_moves(name):
+    values = {tuple(make_schedule(name)(torch.arange(BATCH), step / 100).tolist()) for step in range(100)}
+    assert len(values) > 3
+
+
+@each_schedule
+def test_a_row_has_one_value_wherever_it_stands_and_whatever_was_asked_before(name):
+    schedule, index = make_schedule(name), torch.tensor([3, 0, 3, 7, 5, 3])
+    first = schedule(index, 0.37)
+    assert first[0] == first[2] == first[5]
+    schedule(index, 0.9)
+    assert torch.equal(schedule(index, 0.37), first)
+    assert torch.equal(make_schedule(name)(index.flip(0), 0.37).flip(0), first)
+
+
+@each_schedule
+def test_a_schedule_learns_nothing_and_leaves_nothing_in_a_checkpoint(name):
+    schedule = make_schedule(name)
+    assert list(schedule.parameters()) == []
+    assert schedule.state_dict() == {}
+    assert not schedule(torch.arange(BATCH), 0.1).requires_grad
+
+
+# Terms ------------------------------------------------------------------------------------------------------------------
+
+DEPENDS_ON_AXES = {"embedding_l1"}
+each_term = pytest.mark.parametrize("name", TERMS)
+
+
+def term_value(name, audio, text, positives=None):
+    positives = torch.eye(len(audio), dtype=torch.bool) if positives is None else positives
+    return registry.build("term", name)(audio, text, positives)
+
+
+@each_term
+def test_a_term_is_a_finite_scalar_with_gradients_on_both_sides(name):
+    audio, text = pairs()
+    value = term_value(name, audio, text)
+    value.backward()
+    assert value.shape == ()
+    assert value.dtype == torch.float32
+    assert all_finite(value, audio.grad, text.grad)
+    assert audio.grad.abs().sum() > 0
+    assert text.grad.abs().sum() > 0
+
+
+@each_term
+def test_the_order_of_the_batch_does_not_matter_to_a_term(name):
+    audio, text = pairs()
+    generator = torch.Generator().manual_seed(1)
+    positives = torch.rand(BATCH, BATCH, generator=generator) < 0.2
+    positives = positives | positives.T | torch.eye(BATCH, dtype=torch.bool)
+    order = torch.randperm(BATCH, generator=generator)
+    first = term_value(name, audio, text, positives)
+    second = term_value(name, audio[order], text[order], positives[order][:, order])
+    torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(TERMS) - DEPENDS_ON_AXES))
+def test_turning_the_whole_space_does_not_change_a_term(name):
+    audio, text = pairs(dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))[0]
+    torch.testing.assert_close(term_value(name, audio, text), term_value(name, audio @ turn, text @ turn), rtol=1e-10, atol=0)
+
+
+@each_term
+def test_two_pairs_are_enough_for_a_term(name):
+    audio, text = pairs(batch=2)
+    value = term_value(name, audio, text)
+    value.backward()
+    assert all_finite(value, audio.grad, text.grad)
+
+
+@each_term
+def test_one_pair_is_refused_by_a_term(name):
+    with pytest.raises(ShapeError, match="2"):
+        term_value(name, *pairs(batch=1))
+
+
+@each_term
+@pytest.mark.parametrize("make", [identical_pairs, collapsed, opposite])
+def test_degenerate_embeddings_have_a_finite_term(make, name):
+    audio, text = make()
+    value = term_value(name, audio, text)
+    value.backward()
+    assert all_finite(value, audio.grad, text.grad)
+
+
+@each_term
+def test_a_batch_without_negatives_has_a_finite_term(name):
+    audio, text = pairs()
+    value = term_value(name, audio, text, torch.ones(BATCH, BATCH, dtype=torch.bool))
+    value.backward()
+    assert all_finite(value, audio.grad, text.grad)
+
+
+@each_term
+def test_half_precision_embeddings_have_a_full_precision_term(name):
+    halves = pairs(dtype=torch.bfloat16)
+    value = term_value(name, *halves)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, term_value(name, *(x.detach().float() for x in halves)))
+    value.backward()
+    assert halves[0].grad.dtype == torch.bfloat16
+    assert all_finite(halves[0].grad, halves[1].grad)
+
+
+@each_term
+def test_autocast_does_not_reach_a_term(name):
+    audio, text = pairs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = term_value(name, audio, text)
+    assert torch.equal(inside, term_value(name, audio, text))
 
 
 # Towers -----------------------------------------------------------------------------------------------------------------
@@ -348,6 +508,7 @@ def test_every_parameter_of_a_tower_learns(kind):
 def test_a_recipe_says_where_the_sound_comes_from_and_whose_it_is(name):
     recipe = registry.build("recipe", name)
     assert isinstance(recipe.needs_source, bool)
+    assert isinstance(recipe.makes_audio, bool)
     assert callable(recipe.clips)
     documented = registry.module("recipe", name).__doc__
     for word in ("Origin", "icence", "Layout"):

@@ -7,9 +7,10 @@ from clapkit.errors import ConfigError, UnknownNameError
 
 
 def test_plugins_are_the_files_that_define_build() -> None:
-    assert registry.names("loss") == ("infonce", "siglip", "svr", "triplet")
-    assert registry.names("audio encoder") == ("small", "tiny")
-    assert registry.names("recipe") == ("esc10", "folder", "synth", "table")
+    assert registry.names("loss") == ("cwcl", "dcl", "decoupled", "infonce", "reweighted", "siglip", "svr", "triplet")
+    assert registry.names("term") == ("alignment", "cross_uniformity", "cyclip", "embedding_l1", "uniformity")
+    assert registry.names("audio encoder") == ("light", "small", "tiny")
+    assert registry.names("recipe") == ("esc10", "folder", "mix", "synth", "table")
 
 
 def test_an_unknown_plugin_offers_the_closest() -> None:

@@ -12,6 +12,7 @@ def batch(text_keys: list[list[int]], clip_keys: list[list[int]]) -> Batch:
         index=torch.arange(count),
         text_keys=torch.tensor(text_keys),
         clip_keys=torch.tensor(clip_keys),
+        audio_row=torch.arange(count),
     )
 
 

@@ -108,9 +108,12 @@ def _existing(step: str, config: CommonConfig) -> RunDir | None:
 
 
 def _differences(step: str, config: CommonConfig, run: RunDir) -> list[str]:
-    """Fields in which a finished run is another experiment than this call; empty if it is the same."""
-    recorded = run.record.get("config", {})
-    different = [key for key, value in config.identity().items() if key not in recorded or recorded[key] != value]
+    """Fields in which a finished run is another experiment than this call; empty if it is the same.
+
+    A run that was recorded before an option existed did what is its default now.
+    """
+    recorded = type(config)().identity() | run.record.get("config", {})
+    different = [key for key, value in config.identity().items() if recorded[key] != value]
     if step in NEWEST_INPUT:
         field, needed = NEWEST_INPUT[step]
         if not getattr(config, field) and not _read_newest(run, needed, runs_root=config.runs_root):

@@ -74,7 +74,7 @@ class DualEncoder(nn.Module):
         self.embedding_dim = embedding_dim
         self._frozen: list[nn.Module] = []
         kept = {key: value for key, value in (text_options or {}).items() if key not in ("captions", "tokenizer")}
-        self._config = {
+        self._config: dict[str, Any] = {
             "clapkit_model": FORMAT,
             "embedding_dim": embedding_dim,
             "audio": {"encoder": audio_encoder, "options": dict(audio_options or {})},
@@ -86,6 +86,11 @@ class DualEncoder(nn.Module):
         """What the audio tower demands of its input."""
         spec: AudioSpec = self.audio_tower.audio_spec
         return spec
+
+    @property
+    def tower_names(self) -> dict[str, str]:
+        """``audio`` and ``text`` -> name of the tower's plug-in."""
+        return {side: self._config[side]["encoder"] for side in ("audio", "text")}
 
     @property
     def device(self) -> torch.device:
@@ -101,7 +106,7 @@ class DualEncoder(nn.Module):
         return functional.normalize(self.text_head(self.text_tower(captions)).float(), dim=1)
 
     def forward(self, waveform: Tensor, num_samples: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Embed B pairs; gives audio [B, D] and text [B, D]."""
+        """Embed C clips and B captions; gives audio [C, D] and text [B, D]."""
         return self.encode_audio(waveform, num_samples), self.encode_text(captions)
 
     def freeze(self, tower: Literal["audio", "text"]) -> None:

@@ -9,22 +9,31 @@ from torch import Tensor, nn
 from clapkit.objectives.contract import ParamGroup, check_batch, full_precision, loss_output
 from clapkit.objectives.similarity import cosine
 from clapkit.objectives.targets import Policy, check_policy, further_positives, uniform_targets
-from clapkit.objectives.temperature import Schedule, Temperature
+from clapkit.objectives.temperature import Temperature, TemperatureKind, make_temperature
 from clapkit.types import LossOutput
 
+DEFAULT_TAU = 0.07
 
-def build(*, temperature: Schedule = "learnable", tau: float = 0.07, targets: Policy = "ignore") -> InfoNCE:
+
+def build(
+    *,
+    temperature: TemperatureKind = "learnable",
+    tau: float | None = None,
+    targets: Policy = "ignore",
+    schedule: nn.Module | None = None,
+) -> InfoNCE:
     """Make the objective.
 
     Args:
         temperature: ``learnable`` (a log scale, kept between temperatures 0.01 and 1) or ``fixed``.
-        tau: the temperature, at the start where it is learned.
+        tau: the temperature, at the start where it is learned; 0.07.
         targets: what happens to further positives of a row: ``ignore`` masks them, ``soft`` shares the target evenly.
+        schedule: gives every anchor its temperature, instead of ``temperature`` and ``tau``.
 
     Raises:
-        ConfigError: if an option is out of its range.
+        ConfigError: if an option is out of its range, or ``tau`` is given beside a schedule.
     """
-    return InfoNCE(Temperature(tau, temperature), check_policy(targets))
+    return InfoNCE(make_temperature(temperature, tau, schedule, default=DEFAULT_TAU), check_policy(targets))
 
 
 class InfoNCE(nn.Module):
@@ -54,26 +63,31 @@ class InfoNCE(nn.Module):
         check_batch(audio, text, positives, index)
         with full_precision(audio, text) as (audio, text):
             similarity = cosine(text, audio)  # [B, B], rows are texts
-            total, terms = self.both_directions(similarity, positives)
-            return loss_output(total, terms, self.stats(similarity))
+            scale = self.temperature.scale(index, progress, dtype=similarity.dtype)
+            total, terms = self.both_directions(similarity, positives, scale)
+            return loss_output(total, terms, self.stats(similarity, index, progress))
 
-    def both_directions(self, similarity: Tensor, positives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its terms, from similarities [B, B] with texts in rows."""
-        text_to_audio = self.one_direction(similarity, positives)
-        audio_to_text = self.one_direction(similarity.T, positives.T)
+    def both_directions(self, similarity: Tensor, positives: Tensor, scale: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its terms, from similarities [B, B] with texts in rows; see ``one_direction``.
+
+        A ``scale`` [B, 1] is that of the rows in both directions: a pair has one temperature, whichever side is its anchor.
+        """
+        text_to_audio = self.one_direction(similarity, positives, scale)
+        audio_to_text = self.one_direction(similarity.T, positives.T, scale)
         return (text_to_audio + audio_to_text) / 2, {"t2a": text_to_audio, "a2t": audio_to_text}
 
-    def one_direction(self, similarity: Tensor, positives: Tensor) -> Tensor:
+    def one_direction(self, similarity: Tensor, positives: Tensor, scale: Tensor | float) -> Tensor:
         """Mean cross-entropy of the rows.
 
         Args:
             similarity: [B, B], rows are anchors, the own partner on the diagonal.
             positives: bool [B, B], likewise.
+            scale: 1 / tau, a scalar or [B, 1] with that of each anchor; from ``temperature.scale``.
 
         Returns:
             Scalar, nats.
         """
-        logits = self.temperature.scale() * similarity  # [B, B]
+        logits = scale * similarity  # [B, B]
         if self.targets == "soft":
             wanted = (uniform_targets(positives, logits) * logits).sum(dim=1)  # [B]
         else:
@@ -82,9 +96,9 @@ class InfoNCE(nn.Module):
             logits.masked_fill_(further_positives(positives), -math.inf)
         return (logits.logsumexp(dim=1) - wanted).mean()
 
-    def stats(self, similarity: Tensor) -> dict[str, Tensor | float]:
+    def stats(self, similarity: Tensor, index: Tensor, progress: float) -> dict[str, Tensor | float]:
         """The temperature and the mean cosine of the pairs."""
-        return {"temperature": self.temperature.value(), "positive_cosine": similarity.diagonal().mean()}
+        return {**self.temperature.stats(index, progress), "positive_cosine": similarity.diagonal().mean()}
 
     def param_groups(self, lr: float, weight_decay: float) -> list[ParamGroup]:
         """Optimiser groups; nothing here is decayed, whatever ``weight_decay`` says."""

@@ -19,13 +19,13 @@ from clapkit.objectives.contract import (
 )
 from clapkit.objectives.similarity import cosine
 from clapkit.objectives.targets import Policy, check_policy, further_positives, no_negatives
-from clapkit.objectives.temperature import Schedule, Temperature
+from clapkit.objectives.temperature import Temperature, TemperatureKind
 from clapkit.types import LossOutput
 
 
 def build(
     *,
-    temperature: Schedule = "learnable",
+    temperature: TemperatureKind = "learnable",
     tau: float = 0.1,
     bias_init: Literal["auto"] | float = "auto",
     targets: Policy = "ignore",
@@ -78,25 +78,27 @@ class SigLIP(nn.Module):
         check_batch(audio, text, positives, index)
         with full_precision(audio, text) as (audio, text):
             similarity = cosine(text, audio)  # [B, B], rows are texts
-            total, terms = self.both_directions(similarity, positives)
-            return loss_output(total, terms, self.stats(similarity))
+            scale = self.temperature.scale(index, progress)
+            total, terms = self.both_directions(similarity, positives, scale)
+            return loss_output(total, terms, self.stats(similarity, index, progress))
 
-    def both_directions(self, similarity: Tensor, positives: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def both_directions(self, similarity: Tensor, positives: Tensor, scale: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its one term; the sigmoid loss is the same from both sides."""
-        loss = self.one_direction(similarity, positives)
+        loss = self.one_direction(similarity, positives, scale)
         return loss, {"siglip": loss}
 
-    def one_direction(self, similarity: Tensor, positives: Tensor) -> Tensor:
+    def one_direction(self, similarity: Tensor, positives: Tensor, scale: Tensor | float) -> Tensor:
         """Logistic loss of all entries, divided by the number of rows.
 
         Args:
             similarity: [B, B], rows are anchors, the own partner on the diagonal.
             positives: bool [B, B], likewise.
+            scale: 1 / tau, from ``temperature.scale``.
 
         Returns:
             Scalar, nats per pair.
         """
-        logits = self.temperature.scale() * similarity + self.offset(similarity)  # [B, B]
+        logits = scale * similarity + self.offset(similarity)  # [B, B]
         losses = softplus(torch.where(no_negatives(positives), -logits, logits))  # [B, B]
         if self.targets == "ignore":
             losses = losses.masked_fill(further_positives(positives), 0.0)
@@ -106,10 +108,10 @@ class SigLIP(nn.Module):
         """The bias b that goes into the logits of this batch."""
         return self.bias - math.log(similarity.shape[0] - 1) if self.adds_log_prior else self.bias
 
-    def stats(self, similarity: Tensor) -> dict[str, Tensor | float]:
+    def stats(self, similarity: Tensor, index: Tensor, progress: float) -> dict[str, Tensor | float]:
         """The temperature, the bias and the mean cosine of the pairs."""
         return {
-            "temperature": self.temperature.value(),
+            **self.temperature.stats(index, progress),
             "bias": self.offset(similarity),
             "positive_cosine": similarity.diagonal().mean(),
         }

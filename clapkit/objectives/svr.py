@@ -35,7 +35,7 @@ from clapkit.objectives.radius import (
 from clapkit.objectives.siglip import SigLIP
 from clapkit.objectives.similarity import cosine, smooth_norm, support_vectors
 from clapkit.objectives.targets import Policy
-from clapkit.objectives.temperature import Schedule
+from clapkit.objectives.temperature import TemperatureKind
 from clapkit.types import LossOutput
 
 Base = Literal["infonce", "siglip"]
@@ -63,10 +63,11 @@ def build(
     normalize_support: bool = False,
     detach_pull_target: bool = False,
     batch_size: int | None = None,
-    temperature: Schedule = "learnable",
+    temperature: TemperatureKind = "learnable",
     tau: float | None = None,
     bias_init: Literal["auto"] | float = "auto",
     targets: Policy = "ignore",
+    schedule: nn.Module | None = None,
 ) -> SupportVectorRegularization:
     """Make the objective; the defaults are bi-DynamicSVR on InfoNCE.
 
@@ -92,6 +93,7 @@ def build(
         tau: of the base; its own default unless set.
         bias_init: of the base ``siglip``.
         targets: of the base.
+        schedule: of the base ``infonce``: gives every anchor its temperature, which its support vector has too.
 
     Raises:
         ConfigError: if an option is out of its range or has no meaning beside the others.
@@ -107,7 +109,7 @@ def build(
     check_radius_options(radius, initial=initial, learning_rate=radius_lr, bound=radius_bound, max_ratio=max_ratio)
     names = ["t2a"] if sides == "uni" else ["both"] if radius_shared else ["t2a", "a2t"]
     return SupportVectorRegularization(
-        _make_base(base, temperature, tau, bias_init, targets),
+        make_base(base, temperature, tau, bias_init, targets, schedule),
         {
             name: make_radius_model(radius, initial=initial, bound=radius_bound, batch_size=batch_size, order=radius_input)
             for name in names
@@ -184,12 +186,13 @@ class SupportVectorRegularization(nn.Module):
         check_batch(audio, text, positives, index)
         with full_precision(audio, text) as (audio, text):
             similarity = cosine(text, audio)  # [B, B], rows are texts
-            total, terms = self.base.both_directions(similarity, positives)
-            stats = self.base.stats(similarity)
+            scale = self.base.temperature.scale(index, progress, dtype=similarity.dtype)
+            total, terms = self.base.both_directions(similarity, positives, scale)
+            stats = self.base.stats(similarity, index, progress)
             if self.settings.alpha > 0:
-                support = {"t2a": self._support_term("t2a", text, audio, similarity, positives)}
+                support = {"t2a": self._support_term("t2a", text, audio, similarity, positives, scale)}
                 if self.settings.sides == "bi":
-                    support["a2t"] = self._support_term("a2t", audio, text, similarity.T, positives.T)
+                    support["a2t"] = self._support_term("a2t", audio, text, similarity.T, positives.T, scale)
                 total = total + self.settings.alpha * sum(term.loss for term in support.values()) / 2
                 terms |= {f"support_{side}": term.loss for side, term in support.items()}
                 penalties = [term.penalty for term in support.values() if term.penalty is not None]
@@ -199,13 +202,18 @@ class SupportVectorRegularization(nn.Module):
                 stats |= self._radius_stats(support)
             return loss_output(total, terms, stats)
 
-    def _support_term(self, side: str, anchors: Tensor, targets: Tensor, similarity: Tensor, positives: Tensor) -> SupportTerm:
-        """Form one direction; ``anchors`` [B, D], ``similarity`` and ``positives`` [B, B] with anchors in rows."""
+    def _support_term(
+        self, side: str, anchors: Tensor, targets: Tensor, similarity: Tensor, positives: Tensor, scale: Tensor | float
+    ) -> SupportTerm:
+        """Form one direction; ``anchors`` [B, D], ``similarity`` and ``positives`` [B, B] with anchors in rows.
+
+        A support vector has the temperature of its anchor.
+        """
         pull_targets = targets.detach() if self.settings.detach_pull_target else targets
         distance = smooth_norm(pull_targets - anchors)  # [B]; not from cosines, which lose close pairs
         radius, penalty = self._radius(side, similarity.detach(), positives, distance.detach())  # [B], scalar
         support = support_vectors(anchors, pull_targets, radius / distance, normalize=self.settings.normalize_support)  # [B, D]
-        loss = self.base.one_direction(cosine(support, targets), positives)
+        loss = self.base.one_direction(cosine(support, targets), positives, scale)
         return SupportTerm(loss, radius.detach(), distance.detach(), penalty)
 
     def _radius(self, side: str, similarity: Tensor, positives: Tensor, distance: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -269,11 +277,24 @@ def _resolve_beta(beta: float | None, radius: RadiusKind, bound: Bound, constrai
     return None
 
 
-def _make_base(
-    base: Base, temperature: Schedule, tau: float | None, bias_init: Literal["auto"] | float, targets: Policy
+def make_base(
+    base: Base,
+    temperature: TemperatureKind,
+    tau: float | None,
+    bias_init: Literal["auto"] | float,
+    targets: Policy,
+    schedule: nn.Module | None,
 ) -> InfoNCE | SigLIP:
+    """The loss that ``svr`` and ``reweighted`` wrap; the arguments are those of ``build``.
+
+    Raises:
+        ConfigError: if an option has no meaning for the base or is out of its range.
+    """
     if base == "siglip":
-        tau = 0.1 if tau is None else tau
-        return siglip.build(temperature=temperature, tau=tau, bias_init=bias_init, targets=targets)
+        require(
+            schedule is None,
+            "schedule: base=siglip has one scale and one bias for all pairs, which no anchor has for itself; use base=infonce",
+        )
+        return siglip.build(temperature=temperature, tau=0.1 if tau is None else tau, bias_init=bias_init, targets=targets)
     require(bias_init == "auto", f"bias_init={bias_init}: base=infonce has no bias; leave it out")
-    return infonce.build(temperature=temperature, tau=0.07 if tau is None else tau, targets=targets)
+    return infonce.build(temperature=temperature, tau=tau, targets=targets, schedule=schedule)

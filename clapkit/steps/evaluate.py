@@ -17,7 +17,7 @@ from clapkit.errors import ConfigError, ManifestError, UnknownNameError
 from clapkit.metrics.retrieval import DEFINITIONS_VERSION, evaluate_retrieval, retrieval_intervals
 from clapkit.metrics.zero_shot import class_text, class_vectors, evaluate_zero_shot, zero_shot_intervals
 from clapkit.run_dir import RunDir
-from clapkit.steps import comparison, inputs
+from clapkit.steps import comparison, inputs, report
 from clapkit.steps.embedding import AudioEmbeddings, Encoder, cosine_similarity, embed_clips, embed_texts
 from clapkit.types import Clip, Reporter
 
@@ -86,6 +86,8 @@ def run(config: EvalConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, An
         document["comparison"] = comparison.compare(outcomes, num_draws=config.bootstrap, seed=config.seed)
         paths |= comparison.write_tables(run_dir, document["comparison"])
     run_dir.write_json(run_dir.path / paths["results"], document)
+    if config.report:
+        paths |= report.write_report(run_dir, document)
     first = results[0]
     tasks = first["tasks"].values()
     return {

@@ -46,7 +46,7 @@ def run(config: PrepareConfig, run_dir: RunDir, reporter: Reporter) -> dict[str,
     name, source = recognise(config.recipe, config.source)
     recipe: Recipe = registry.build("recipe", name, registry.parse_assignments(config.options))
     _check_source(name, recipe, source, config.audio_dir)
-    root = _root(source, config.audio_dir, run_dir)
+    root = run_dir.path.absolute() if recipe.makes_audio else _root(source, config.audio_dir)
     request = RecipeRequest(
         source=source,
         audio_dir=config.audio_dir,
@@ -121,10 +121,9 @@ def _check_source(name: str, recipe: Recipe, source: Path | None, audio_dir: Pat
             raise ManifestError(f"{path}: no such file or folder; correct the path")
 
 
-def _root(source: Path | None, audio_dir: Path | None, run_dir: RunDir) -> Path:
-    """Where relative audio paths start from."""
-    if source is None:
-        return run_dir.path.absolute()
+def _root(source: Path | None, audio_dir: Path | None) -> Path:
+    """Where relative audio paths start from, for recipes that read files of the user's."""
+    assert source is not None, "a recipe that makes no audio needs a source"
     return (audio_dir or (source if source.is_dir() else source.parent)).absolute()
 
 

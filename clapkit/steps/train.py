@@ -12,17 +12,28 @@ from typing import Any
 
 import torch
 
-from clapkit import registry
 from clapkit.config import TrainConfig
-from clapkit.data.dataset import TrainingBatches
+from clapkit.data.clusters import Clusters
 from clapkit.data.manifest import Manifest
-from clapkit.data.samplers import RandomBatches
+from clapkit.data.samplers import clips_per_batch
 from clapkit.encoders.dual import DualEncoder
 from clapkit.errors import ConfigError, ManifestError
 from clapkit.run_dir import RunDir
 from clapkit.steps import inputs
+from clapkit.steps.row_features import FloatArray, keep_clusters, row_features, run_clusters
+from clapkit.steps.train_batches import training_batches
+from clapkit.steps.train_drift import drift_diagnostics
 from clapkit.steps.train_log import event_log, forget_after, plot_run
-from clapkit.steps.train_options import check, make_plan, plugin_options
+from clapkit.steps.train_objective import build_objective
+from clapkit.steps.train_options import (
+    DEFAULT_FEATURES,
+    check,
+    make_plan,
+    needs_clusters,
+    needs_features,
+    plugin_options,
+    trained_towers,
+)
 from clapkit.steps.validation import Validator
 from clapkit.training.checkpoint import find_checkpoint
 from clapkit.training.loop import Interrupted, Trainer
@@ -42,41 +53,45 @@ def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
     options = plugin_options(config)
     device = torch.device(inputs.choose_device(config.device))
     train_data, val_data = _data(config, run_dir, reporter)
+    size = clips_per_batch(config.batch_size, config.captions_per_clip, num_clips=len(train_data))
     run_dir.set_device(str(device))
     reporter.say(f"training on {device}: {len(train_data)} clips of {train_data.name}, validating on {len(val_data)}")
 
     torch.manual_seed(config.seed)
     encoder = build_encoder(config, options, train_data).to(device)
-    objective = registry.build("loss", config.loss, options["loss"]).to(device)
-    workers = config.workers if config.workers is not None else os.cpu_count() or 1
-    batches = TrainingBatches(
-        train_data,
-        encoder.audio_spec,
-        sampler=RandomBatches(len(train_data), config.batch_size, seed=config.seed),
-        positives=config.positives,
-        seed=config.seed,
-        workers=max(1, workers),
+    clusters, features = _known_of_rows(config, train_data, encoder, run_dir, reporter)
+    workers = max(1, config.workers if config.workers is not None else os.cpu_count() or 1)
+    batches = training_batches(config, train_data, encoder, size=size, clusters=clusters, workers=workers, reporter=reporter)
+    steps_per_epoch = batches.batches_per_epoch
+    plan = make_plan(config, steps_per_epoch)
+    objective = build_objective(
+        config, options, plan=plan, steps_per_epoch=steps_per_epoch, clusters=clusters, features=features
     )
-    plan = make_plan(config, batches.batches_per_epoch)
+    objective.to(device)
     groups = parameter_groups(encoder, lr=config.lr, weight_decay=config.weight_decay)
+    groups += objective.param_groups(config.lr, config.weight_decay)  # type: ignore[operator]
     trainer = Trainer(
         encoder,
         objective,
-        optimizer=build_optimizer(groups + objective.param_groups(config.lr, config.weight_decay)),
+        optimizer=build_optimizer(groups),
         batches=batches,
         plan=plan,
         device=device,
         checkpoint_dir=run_dir.checkpoint_dir,
     )
+    if config.diagnostics is not None:
+        trainer.diagnostics = drift_diagnostics(objective, batches, batch_size=config.batch_size, seed=config.seed)
     if config.resume:
         _resume(trainer, run_dir, reporter)
-    validator = Validator(encoder, val_data, workers=max(1, workers), precision=config.precision)
+    validator = Validator(encoder, val_data, workers=workers, precision=config.precision)
     with (
         _stop_signals() as asked_to_stop,
         event_log(config, run_dir) as to_events,
         reporter.track("training", plan.total_steps, "steps") as tracker,
     ):
         tracker.advance(trainer.progress.step)
+        if clusters is not None:
+            keep_clusters(run_dir, clusters, train_data, seed=config.seed)
 
         def log(record: Mapping[str, Any]) -> None:
             run_dir.append_metrics(record)
@@ -111,11 +126,13 @@ def build_encoder(config: TrainConfig, options: Mapping[str, Mapping[str, Any]],
 
     Raises:
         CheckpointError: if ``--init`` holds no model.
+        ConfigError: if an option of the towers contradicts what ``--init`` holds.
     """
     if config.init is not None:
         if options["audio"] or options["text"]:
             raise ConfigError("--init brings its own towers; leave out the -O options of audio and text encoder")
         encoder = DualEncoder.load(inputs.resolve_model(config.init, runs_root=config.runs_root).folder).train()
+        _check_brought(config, encoder)
     else:
         captions = [caption.text for clip in train_data for caption in clip.captions]
         encoder = DualEncoder(
@@ -128,6 +145,54 @@ def build_encoder(config: TrainConfig, options: Mapping[str, Mapping[str, Any]],
     if config.freeze is not None:
         encoder.freeze(config.freeze)
     return encoder
+
+
+def _check_brought(config: TrainConfig, encoder: DualEncoder) -> None:
+    """Refuse towers and widths that ``--init`` does not bring. A flag at its default looks like one that was not given."""
+    brought = {
+        "audio_encoder": encoder.tower_names["audio"],
+        "text_encoder": encoder.tower_names["text"],
+        "embedding_dim": encoder.embedding_dim,
+    }
+    for field, held in brought.items():
+        given = getattr(config, field)
+        if given not in (held, getattr(TrainConfig, field)):
+            flag = "--" + field.replace("_", "-")
+            raise ConfigError(f"{flag} {given}: --init {config.init} brings its own, {held}; leave {flag} out")
+
+
+def _known_of_rows(
+    config: TrainConfig, train_data: Manifest, encoder: DualEncoder, run_dir: RunDir, reporter: Reporter
+) -> tuple[Clusters | None, FloatArray | None]:
+    """Clusters and frozen vectors of the training clips, each where something in the run asks for it."""
+    source, trained = config.features or DEFAULT_FEATURES, trained_towers(config)
+    clusters, features = None, None
+    if needs_clusters(config):
+        clusters = run_clusters(
+            train_data,
+            run_dir,
+            address=config.clusters,
+            source=source,
+            num_clusters=config.num_clusters,
+            seed=config.seed,
+            encoder=encoder,
+            trained_towers=trained,
+            runs_root=config.runs_root,
+            reporter=reporter,
+            batch_size=config.batch_size,
+            workers=config.workers,
+        )
+    if needs_features(config):
+        features = row_features(
+            source,
+            train_data,
+            encoder=encoder,
+            trained_towers=trained,
+            reporter=reporter,
+            batch_size=config.batch_size,
+            workers=config.workers,
+        )
+    return clusters, features
 
 
 def _data(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> tuple[Manifest, Manifest]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from clapkit.config import TrainConfig
 from clapkit.errors import ConfigError
-from clapkit.files import atomic_path, to_json_line
-from clapkit.report.curves import plot_curves
+from clapkit.files import atomic_path
+from clapkit.report.curves import FIGURES, CurveFigure, Log, has_values, plot_curves
 from clapkit.run_dir import RunDir
 
 
@@ -32,7 +33,7 @@ def event_log(config: TrainConfig, run_dir: RunDir) -> Iterator[Callable[[Mappin
 
     def write(record: Mapping[str, Any]) -> None:
         for name, value in record.items():
-            if name != "step":
+            if name != "step" and value is not None:
                 writer.add_scalar(name, value, record["step"])
 
     try:
@@ -41,30 +42,47 @@ def event_log(config: TrainConfig, run_dir: RunDir) -> Iterator[Callable[[Mappin
         writer.close()
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Records of a ``metrics.jsonl``, up to a line that a kill cut.
+
+    Args:
+        path: of the file.
+    """
+    records = []
+    for line in path.read_bytes().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # also of a character that was cut in two
+            break
+    return records
+
+
 def forget_after(run_dir: RunDir, step: int) -> None:
     """Drop logged steps that the checkpoint does not know: they will be logged again."""
-    lines = []
-    for line in run_dir.metrics_path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break  # a kill cut the last line
-        if record["step"] <= step:
-            lines.append(to_json_line(record))
-    run_dir.write_text(run_dir.metrics_path, "".join(lines))
+    kept = [record for record in read_log(run_dir.metrics_path) if record["step"] <= step]
+    run_dir.write_lines(run_dir.metrics_path, kept)
+
+
+def draw_figures(folder: Path, names: Sequence[str], logs: Sequence[Log]) -> dict[CurveFigure, Path]:
+    """Draw every figure of the training for which a run logged values.
+
+    Args:
+        folder: where the files go.
+        names: of the runs.
+        logs: records of each run, from ``read_log``; empty for a run without.
+
+    Returns:
+        Figure -> file.
+    """
+    written = {}
+    for figure in FIGURES:
+        if has_values(figure, logs):
+            written[figure] = folder / f"{figure.name}.png"
+            with atomic_path(written[figure]) as path:
+                plot_curves(path, figure, names, logs)
+    return written
 
 
 def plot_run(run_dir: RunDir) -> None:
-    """Draw loss, validation retrieval and, where there is one, the radius."""
-    records = [json.loads(line) for line in run_dir.metrics_path.read_text(encoding="utf-8").splitlines()]
-    figures = {
-        "loss": ("Training loss", "nats", ["loss"]),
-        "retrieval": ("Validation retrieval", "share", ["t2a_R@1", "t2a_R@10", "a2t_R@1", "a2t_R@10"]),
-        "radius": ("Semantic radius and pair distance", "chord length", ["mean_radius", "mean_distance"]),
-    }
-    for name, (title, label, keys) in figures.items():
-        curves = {key: [(r["step"], r[key]) for r in records if r.get(key) is not None] for key in keys}
-        curves = {key: points for key, points in curves.items() if points}
-        if keys[0] in curves:
-            with atomic_path(run_dir.plot_dir / f"{name}.png") as path:
-                plot_curves(path, curves, title=title, label=label)
+    """Draw the figures of one training run into its ``plots/``."""
+    draw_figures(run_dir.plot_dir, [run_dir.path.name], [read_log(run_dir.metrics_path)])

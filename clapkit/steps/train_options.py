@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from clapkit import registry
 from clapkit.config import TrainConfig
 from clapkit.errors import ConfigError, UnknownNameError
+from clapkit.objectives.added import read_additions
+from clapkit.steps.row_features import Source, Tower, check_num_clusters, check_source
 from clapkit.steps.validation import RETRIEVAL_METRICS
 from clapkit.training.loop import Plan
 
@@ -14,7 +16,13 @@ LOSS_FLAGS = (
     *("base", "radius", "sides", "alpha", "beta", "radius_init", "radius_lr", "radius_bound"),
     *("temperature", "tau", "margin"),
 )
-PLUGINS = (("loss", "loss"), ("audio", "audio encoder"), ("text", "text encoder"))
+SUPPLIED = {
+    *("captions", "tokenizer"),
+    *("batch_size", "schedule", "features", "side"),
+    *("total_steps", "steps_per_epoch", "cluster_sizes", "quantity"),
+}
+"""Options of plug-ins that this step fills in; -O may not."""
+DEFAULT_FEATURES: Source = "tfidf"
 
 
 def check(config: TrainConfig) -> None:
@@ -37,37 +45,93 @@ def check(config: TrainConfig) -> None:
         "--log-every": config.log_every,
         "--patience": config.patience,
         "--embedding-dim": config.embedding_dim,
+        "--num-clusters": config.num_clusters,
+        "--captions-per-clip": config.captions_per_clip,
+        "--mine-every": config.mine_every,
+        "--mine-filter": config.mine_filter,
+        "--diagnostics": config.diagnostics,
     }
     for flag, value in positive.items():
         if value is not None and value <= 0:
             raise ConfigError(f"{flag} {value}: expected more than 0")
-    for flag, value in {"--weight-decay": config.weight_decay, "--clip-grad": config.clip_grad}.items():
-        if value < 0:
+    not_negative = {
+        "--weight-decay": config.weight_decay,
+        "--clip-grad": config.clip_grad,
+        "--warmup-steps": config.warmup_steps,
+        "--mine-neighbours": config.mine_neighbours,
+    }
+    for flag, value in not_negative.items():
+        if value is not None and value < 0:
             raise ConfigError(f"{flag} {value}: expected 0 or more")
+    check_unused(config)
+
+
+def scheduled(config: TrainConfig) -> tuple[str, str] | None:
+    """The schedule that is asked for and what it gives, ``("mmts", "temperature")``; None without one.
+
+    Raises:
+        ConfigError: if the loss cannot follow it.
+        UnknownNameError: if there is no such schedule.
+    """
+    for flag, quantity, unscheduled in (
+        ("temperature", "temperature", ("learnable", "fixed")),
+        ("margin_schedule", "margin", ("constant",)),
+    ):
+        name = getattr(config, flag)
+        if name is None or name in unscheduled:
+            continue
+        schedules = registry.names("schedule")
+        if name not in schedules:
+            raise UnknownNameError(f"--{flag.replace('_', '-')}", name, (*unscheduled, *schedules))
+        if quantity == "temperature" and "siglip" in (config.loss, config.base):
+            raise ConfigError(
+                f"--temperature {name}: siglip reads the log odds of every pair from one scale and one bias, which temperatures"
+                " of anchors would set against each other; use infonce, dcl, decoupled, cwcl, or svr on infonce"
+            )
+        known = registry.defaults("loss", config.loss)
+        if quantity not in known:
+            _refuse_flag(config, flag, quantity)
+        if "schedule" not in known:
+            raise ConfigError(f"--{flag.replace('_', '-')} {name}: --loss {config.loss} follows no schedule; leave it out")
+        return name, quantity
+    return None
+
+
+def plugins(config: TrainConfig) -> dict[str, tuple[str, str]]:
+    """Part of the run -> kind and name of the plug-in that plays it."""
+    chosen = {
+        "loss": ("loss", config.loss),
+        "audio": ("audio encoder", config.audio_encoder),
+        "text": ("text encoder", config.text_encoder),
+    }
+    schedule = scheduled(config)
+    if schedule is not None:
+        chosen["schedule"] = ("schedule", schedule[0])
+    return chosen | {name: ("term", name) for name in read_additions(config.add)}
 
 
 def plugin_options(config: TrainConfig) -> dict[str, dict[str, Any]]:
-    """Options of loss and towers, from the flags and from ``-O``.
+    """Options of loss, towers, schedule and added terms, from the flags and from ``-O``.
 
-    ``-O audio.window_s=10`` names the tower; without a prefix the one plug-in that knows the key takes it.
+    ``-O audio.window_s=10`` names the part; without a prefix the one plug-in that knows the key takes it.
 
     Raises:
         ConfigError: if a flag does not apply to the loss, or a key fits several plug-ins.
         UnknownNameError: if no plug-in knows a key.
     """
-    chosen = {"loss": config.loss, "audio": config.audio_encoder, "text": config.text_encoder}
-    known = {part: set(registry.defaults(kind, chosen[part])) - {"captions", "tokenizer"} for part, kind in PLUGINS}
-    options: dict[str, dict[str, Any]] = {"loss": {}, "audio": {}, "text": {}}
+    known = {part: set(registry.defaults(kind, name)) - SUPPLIED for part, (kind, name) in plugins(config).items()}
+    options: dict[str, dict[str, Any]] = {part: {} for part in known}
     for flag in LOSS_FLAGS:
         value = getattr(config, flag)
-        if value is None:
+        if value is None or (flag == "temperature" and "schedule" in known):
             continue
         if flag not in known["loss"]:
-            losses = [name for name in registry.names("loss") if flag in registry.defaults("loss", name)]
-            raise ConfigError(
-                f"--{flag.replace('_', '-')} does not apply to --loss {config.loss}; it belongs to --loss {' or '.join(losses)}"
-            )
+            _refuse_flag(config, flag, flag)
+        if "schedule" in known and flag in ("tau", "margin"):
+            raise ConfigError(f"--{flag} {value}: the schedule gives it to every anchor; leave one of the two out")
         options["loss"][flag] = value
+    if config.margin_schedule is not None and "margin" not in known["loss"]:
+        _refuse_flag(config, "margin_schedule", "margin")
     for key, value in registry.parse_assignments(config.options).items():
         part, dot, name = key.partition(".")
         owners = [part] if dot and part in known else [p for p in known if key in known[p]]
@@ -75,14 +139,68 @@ def plugin_options(config: TrainConfig) -> dict[str, dict[str, Any]]:
         if len(owners) > 1:
             raise ConfigError(f"-O {key}: fits {' and '.join(owners)}; write {owners[0]}.{key} or {owners[1]}.{key}")
         if not owners or name not in known[owners[0]]:
-            everything = [f"{p}.{k}" for p in known for k in known[p]]
+            everything = [f"{p}.{k}" for p in known for k in sorted(known[p])]
             raise UnknownNameError("option -O", key, everything)
+        if "schedule" in known and owners[0] == "loss" and name in ("temperature", "tau", "margin"):
+            raise ConfigError(f"-O {key}: the schedule gives it to every anchor; leave it out")
         if name in options[owners[0]]:
             raise ConfigError(f"-O {key}: is also given as --{name.replace('_', '-')}; give it once")
         options[owners[0]][name] = value
-    if "batch_size" in known["loss"]:
-        options["loss"]["batch_size"] = config.batch_size
     return options
+
+
+def _refuse_flag(config: TrainConfig, flag: str, option: str) -> NoReturn:
+    """Say which losses a flag belongs to."""
+    losses = [name for name in registry.names("loss") if option in registry.defaults("loss", name)]
+    instead = "; triplet has --margin-schedule" if flag == "temperature" and config.loss == "triplet" else ""
+    belongs = f"it belongs to --loss {' or '.join(losses)}{instead}"
+    raise ConfigError(f"--{flag.replace('_', '-')} does not apply to --loss {config.loss}; {belongs}")
+
+
+def needs_clusters(config: TrainConfig) -> bool:
+    """Whether anything in the run asks for clusters of the training clips."""
+    schedule = scheduled(config)
+    return config.sampler == "cluster" or (schedule is not None and schedule[0] == "mmts")
+
+
+def needs_features(config: TrainConfig) -> bool:
+    """Whether the loss asks for a frozen vector of each training clip."""
+    return "features" in registry.defaults("loss", config.loss)
+
+
+def trained_towers(config: TrainConfig) -> tuple[Tower, ...]:
+    """Towers that know something before the run has trained them."""
+    return ("audio", "text") if config.init is not None else ()
+
+
+def check_unused(config: TrainConfig) -> None:
+    """Refuse flags that nothing in the run would look at, and features of a tower that knows nothing yet.
+
+    Raises:
+        ConfigError: naming the flag and what would use it, or what to do.
+    """
+    clusters, features = needs_clusters(config), needs_features(config)
+    cluster_users = "--temperature mmts, --margin-schedule mmts or --sampler cluster"
+    if not clusters:
+        _require_unset(config, ("clusters", "num_clusters"), f"nothing is clustered; it belongs to {cluster_users}")
+    source = config.features or DEFAULT_FEATURES
+    check_num_clusters(config.num_clusters, address=config.clusters, source=source)
+    if not features and (not clusters or config.clusters is not None):
+        _require_unset(
+            config,
+            ("features",),
+            f"nothing is computed from them; it belongs to {cluster_users} without --clusters, or --loss cwcl",
+        )
+    check_source(source, trained_towers=trained_towers(config))
+    if config.sampler != "mined":
+        _require_unset(config, ("mine_every", "mine_neighbours", "mine_filter"), "belongs to --sampler mined")
+
+
+def _require_unset(config: TrainConfig, fields: tuple[str, ...], reason: str) -> None:
+    for field in fields:
+        value = getattr(config, field)
+        if value is not None:
+            raise ConfigError(f"--{field.replace('_', '-')} {value}: {reason}")
 
 
 def make_plan(config: TrainConfig, batches_per_epoch: int) -> Plan:
@@ -101,4 +219,5 @@ def make_plan(config: TrainConfig, batches_per_epoch: int) -> Plan:
         keep_best=config.keep_best,
         lower_is_better=config.keep_best.endswith(("MedR", "MeanR")),
         patience=config.patience,
+        diagnostics_every=config.diagnostics,
     )

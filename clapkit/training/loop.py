@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from clapkit.errors import NumericalError
 from clapkit.training import checkpoint
+from clapkit.training.diagnostics import Diagnostics
 from clapkit.training.optimizer import learning_rate_factor, set_learning_rate
 from clapkit.types import Batch, LossOutput, Tracker
 
@@ -24,12 +27,12 @@ class Encoder(Protocol):
     """What the loop needs of the dual encoder."""
 
     def __call__(self, waveform: Tensor, num_samples: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Embed B pairs: audio [B, D] and text [B, D]."""
+        """Embed the clips and captions of a batch: audio [C, D] and text [B, D]."""
         ...
 
 
 class Batches(Protocol):
-    """What the loop needs of the data."""
+    """What the loop needs of the data; a batch may hold fewer clips than pairs, see ``Batch.audio_row``."""
 
     @property
     def batches_per_epoch(self) -> int:
@@ -38,6 +41,14 @@ class Batches(Protocol):
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from batch ``first`` on."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the batches depend on besides seed and epoch: tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
         ...
 
 
@@ -57,6 +68,7 @@ class Plan:
         keep_best: validation metric that selects the best weights.
         lower_is_better: whether that metric is a rank.
         patience: stop after so many validations without a better metric.
+        diagnostics_every: steps between measurements of drift, besides that of the first step; None for none.
     """
 
     total_steps: int
@@ -70,6 +82,7 @@ class Plan:
     keep_best: str
     lower_is_better: bool
     patience: int | None
+    diagnostics_every: int | None = None
 
 
 @dataclass(slots=True)
@@ -98,6 +111,7 @@ class Trainer:
         plan: how long and how.
         device: of the modules.
         checkpoint_dir: where ``last`` and ``best`` go.
+        diagnostics: measures drift where the plan asks for it.
     """
 
     def __init__(
@@ -110,9 +124,11 @@ class Trainer:
         plan: Plan,
         device: torch.device,
         checkpoint_dir: Path,
+        diagnostics: Diagnostics | None = None,
     ) -> None:
         self.encoder, self.objective, self.optimizer = encoder, objective, optimizer
         self.batches, self.plan, self.device, self.checkpoint_dir = batches, plan, device, checkpoint_dir
+        self.diagnostics = diagnostics
         self.progress = Progress()
         self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=plan.precision == "fp16")
 
@@ -146,6 +162,7 @@ class Trainer:
         clock, waited, logged = time.perf_counter(), 0.0, self.progress.step
         for epoch, batch, wait in self._remaining():
             waited += wait
+            clock += self._measure_drift(batch, log)
             output, gradient_norm, lr = self._step(batch)
             step = self.progress.step = self.progress.step + 1
             tracker.advance(1, loss=f"{float(output.terms['loss']):.3f}")
@@ -154,7 +171,7 @@ class Trainer:
                 elapsed = time.perf_counter() - clock
                 self.progress.train_seconds += elapsed
                 speed = {
-                    "clips_per_s": (step - logged) * len(batch.captions) / elapsed,
+                    "clips_per_s": (step - logged) * len(batch.waveform) / elapsed,
                     "data_wait_share": min(1.0, waited / elapsed),
                 }
                 record = {"step": step, "epoch": epoch, **output.terms, **output.stats}
@@ -174,6 +191,34 @@ class Trainer:
                 raise Interrupted
         return self.progress
 
+    def _measure_drift(self, batch: Batch, log: Log) -> float:
+        """Log the drift of the coming step, where it is its turn; gives the seconds that this took."""
+        step, every = self.progress.step + 1, self.plan.diagnostics_every
+        if self.diagnostics is None or not every or (step > 1 and step % every):
+            return 0.0
+        record = self.diagnostics.measure(
+            self.encoder,
+            self.objective,
+            batch=batch,
+            progress=self.progress.step / self.plan.total_steps,
+            device=self.device,
+            autocast_dtype=None if self.plan.precision == "fp32" else _dtype(self.plan.precision),
+            rehearse=lambda objective: self._rehearse(batch, objective),
+        )
+        log({"step": step, **record})
+        return record["drift_seconds"]
+
+    def _rehearse(self, batch: Batch, objective: nn.Module) -> nn.Module:
+        """Take the coming step with an objective on copies of everything; gives the encoder that it leads to."""
+        other = copy.copy(self)
+        other.progress = replace(self.progress)
+        # In one call, so that the optimiser's copy holds the parameters of the copied modules.
+        other.encoder, other.objective, other.optimizer, other.scaler = copy.deepcopy(
+            (self.encoder, objective, self.optimizer, self.scaler)
+        )
+        other._step(batch)
+        return other.encoder
+
     def _remaining(self) -> Iterator[tuple[int, Batch, float]]:
         """Epoch, batch and the seconds that the loop waited for it, from where the run stands to the end."""
         per_epoch = self.batches.batches_per_epoch
@@ -189,7 +234,8 @@ class Trainer:
                 step += 1
                 yield epoch, batch, time.perf_counter() - started
 
-    def _step(self, batch: Batch) -> tuple[LossOutput, float, float]:
+    def _step(self, batch: Batch) -> tuple[LossOutput, float | None, float]:
+        """Take a step; gives the loss, the gradient norm (None for an fp16 step that overflowed) and the learning rate."""
         plan, step = self.plan, self.progress.step
         factor = learning_rate_factor(
             step, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps, schedule=plan.schedule
@@ -199,7 +245,8 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=_dtype(plan.precision), enabled=plan.precision != "fp32"):
             audio, text = self.encoder(
                 batch.waveform.to(self.device), batch.num_samples.to(self.device), batch.captions
-            )  # [B, D] each
+            )  # [C, D] and [B, D]
+        audio = audio[batch.audio_row.to(self.device)]  # [B, D]
         positives = batch.positives().to(self.device)
         output: LossOutput = self.objective(audio, text, positives, batch.index.to(self.device), step / plan.total_steps)
         output.terms = {"loss": float(output.total.detach())} | output.terms
@@ -207,16 +254,16 @@ class Trainer:
         torch.autograd.backward(self.scaler.scale(output.total))
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clip_grad or float("inf"))
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, plan.clip_grad or float("inf")))
         if plan.precision != "fp16":  # the scaler skips fp16 steps that overflow and lowers its scale
-            self._check_finite(float(norm), "gradient norm", output)
+            self._check_finite(norm, "gradient norm", output)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.objective.after_step()  # type: ignore[operator]
-        return output, float(norm), lr
+        return output, norm if math.isfinite(norm) else None, lr
 
     def _check_finite(self, value: float, name: str, output: LossOutput) -> None:
-        if value - value != 0.0:  # NaN and infinities alike
+        if not math.isfinite(value):
             terms = ", ".join(f"{key} {number:g}" for key, number in (output.terms | output.stats).items())
             raise NumericalError(
                 f"step {self.progress.step + 1}: {name} is {value} ({terms}); lower --lr or --clip-grad, or use "
@@ -246,6 +293,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "generators": checkpoint.generator_state(),
+            "batches": self.batches.state_dict(),
         }
         checkpoint.save_checkpoint(self.checkpoint_dir / "last", encoder=self.encoder, objective=self.objective, state=state)
 
@@ -259,6 +307,7 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.batches.load_state_dict(state.get("batches", {}))  # older checkpoints have none
         checkpoint.restore_generators(state["generators"])
 
 

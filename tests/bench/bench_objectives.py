@@ -1,4 +1,4 @@
-"""What SVR costs beside InfoNCE: a training step with real towers, and the loss alone at a large batch.
+"""What every objective costs beside InfoNCE: a training step with real towers, and the loss alone at a large batch.
 
     python tests/bench/bench_objectives.py --threads 2
 
@@ -23,23 +23,52 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from clapkit import registry
+from clapkit.objectives.added import with_terms
 
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "infonce": ("infonce", {}),
+    "infonce mmts": ("infonce", {"schedule": "mmts"}),
+    "infonce cosine": ("infonce", {"schedule": "cosine"}),
+    "infonce + all terms": ("infonce", {"add": [f"{name}=0.1" for name in registry.names("term")]}),
+    "siglip": ("siglip", {}),
+    "triplet sum": ("triplet", {}),
+    "triplet max": ("triplet", {"reduction": "max"}),
+    "triplet weighted": ("triplet", {"reduction": "weighted"}),
+    "triplet mean mmts": ("triplet", {"reduction": "mean", "schedule": "mmts"}),
+    "dcl": ("dcl", {}),
+    "dcl weighted": ("dcl", {"weighted": True}),
+    "decoupled": ("decoupled", {}),
+    "cwcl affine": ("cwcl", {}),
+    "cwcl exp": ("cwcl", {"kernel": "exp"}),
+    "reweighted": ("reweighted", {}),
     "svr fixed 0": ("svr", {"radius": "fixed", "radius_init": 0.0}),
+    "svr ratio bi": ("svr", {"radius": "ratio"}),
     "svr static bi": ("svr", {"radius": "static"}),
     "svr adaptive uni": ("svr", {"radius": "adaptive", "sides": "uni"}),
     "svr adaptive bi": ("svr", {"radius": "adaptive"}),
+    "svr adaptive mmts": ("svr", {"radius": "adaptive", "schedule": "mmts"}),
+    "svr adaptive siglip": ("svr", {"radius": "adaptive", "base": "siglip"}),
 }
 STATUS = Path("/proc/self/status")
 
 
 def make_objective(variant: str, *, batch_size: int) -> nn.Module:
-    name, options = VARIANTS[variant]
+    name, given = VARIANTS[variant]
+    options = dict(given)
+    added = options.pop("add", [])
+    if "schedule" in options:
+        about_run = {
+            "cluster_sizes": torch.arange(1, batch_size + 1),
+            "quantity": "margin" if name == "triplet" else "temperature",
+        }
+        known = registry.defaults("schedule", str(options["schedule"]))
+        supplied = {key: value for key, value in about_run.items() if key in known}
+        options["schedule"] = registry.build("schedule", str(options["schedule"]), supplied)
     if name == "svr":
-        options = {**options, "batch_size": batch_size}
-    objective: nn.Module = registry.build("loss", name, options)
-    return objective
+        options["batch_size"] = batch_size
+    if name == "cwcl":
+        options |= {"features": normalize(torch.randn(batch_size, 256), dim=1), "side": "text"}
+    return with_terms(registry.build("loss", name, options), added)
 
 
 def loss_step(objective: nn.Module, audio: Tensor, text: Tensor) -> None:
@@ -78,9 +107,9 @@ def alternate(steps: dict[str, Callable[[], None]], *, rounds: int) -> dict[str,
 def report(title: str, timings: dict[str, Timing], peak_mb: dict[str, float] | None = None) -> None:
     """Print medians, and the medians of the ratios to the first variant, round by round."""
     first = next(iter(timings))
-    print(f"\n{title}\n  {'medians':<18} {'wall':>20} {'processor':>20}" + (f"{'peak':>20}" if peak_mb else ""))
+    print(f"\n{title}\n  {'medians':<22} {'wall':>20} {'processor':>20}" + (f"{'peak':>20}" if peak_mb else ""))
     for name, timing in timings.items():
-        line = f"  {name:<18}"
+        line = f"  {name:<22}"
         for values, reference in ((timing.wall_s, timings[first].wall_s), (timing.cpu_s, timings[first].cpu_s)):
             median = statistics.median(values)
             ratio = statistics.median(value / other for value, other in zip(values, reference, strict=True))

@@ -143,6 +143,17 @@ def test_skip_existing_refuses_another_configuration_under_the_same_name(config)
         call(dataclasses.replace(config, name="x", skip_existing=True, seed=4, limit=2), never)
 
 
+def test_skip_existing_takes_an_option_that_a_run_does_not_know_for_its_default(config):
+    run, _ = call(dataclasses.replace(config, name="old"), answer(1))
+    record = json.loads(run.run_json.read_text())
+    del record["config"]["check"]
+    run.run_json.write_text(json.dumps(record))
+    again = dataclasses.replace(config, name="old", skip_existing=True)
+    assert call(again, never)[1] == {"value": 1}
+    with pytest.raises(RunDirError, match="differs in check"):
+        call(dataclasses.replace(again, check="header"), never)
+
+
 def test_skip_existing_runs_another_configuration_that_is_not_named(config):
     call(config, answer(1))
     assert call(dataclasses.replace(config, skip_existing=True, seed=4), answer(2))[1] == {"value": 2}

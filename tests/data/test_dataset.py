@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from clapkit.data.dataset import TrainingBatches, Waveforms, identity_keys
+from clapkit.data.dataset import TrainingBatches, Waveforms, caption_groups, identity_keys
 from clapkit.data.manifest import Manifest
 from clapkit.data.samplers import RandomBatches
 from clapkit.errors import ManifestError
@@ -15,9 +17,10 @@ from clapkit.types import AudioSpec, Caption, Clip
 SPEC = AudioSpec(sample_rate=8000, window_s=1.0)
 
 
-def batches(manifest: Manifest, *, seed: int = 0, workers: int = 2) -> TrainingBatches:
+def batches(manifest: Manifest, *, seed: int = 0, workers: int = 2, captions_per_clip: int = 1) -> TrainingBatches:
     sampler = RandomBatches(len(manifest), 4, seed=seed)
-    return TrainingBatches(manifest, SPEC, sampler=sampler, positives="caption", seed=seed, workers=workers)
+    options = {"seed": seed, "workers": workers, "captions_per_clip": captions_per_clip}
+    return TrainingBatches(manifest, SPEC, sampler=sampler, positives="caption", **options)
 
 
 @pytest.fixture
@@ -63,7 +66,104 @@ def test_an_epoch_can_be_taken_up_in_the_middle(tone_corpus: Callable[..., Path]
 
 def test_every_caption_is_drawn_at_some_time(tone_corpus: Callable[..., Path]) -> None:
     source = batches(Manifest.load(tone_corpus()).split("train"))
-    assert {source.example(0, epoch).caption for epoch in range(20)} == {0, 1}
+    assert {source.example(0, epoch).captions[0] for epoch in range(20)} == {0, 1}
+
+
+def test_one_caption_per_clip_is_drawn_as_ever(ramp: Manifest) -> None:
+    # The order of the draws is part of what a seed means: first the caption, then the window.
+    source = batches(ramp, seed=7)
+    draw = np.random.default_rng([7, 5, 2])
+    caption, offset_s = int(draw.integers(1)), 3.0 * draw.random()
+    example = source.example(2, 5)
+    assert example.captions == [caption]
+    assert float(example.waveform[0]) * 4 == pytest.approx(offset_s, abs=1 / 8000)
+    batch = next(source.epoch(5))
+    assert batch.audio_row.tolist() == [0, 1, 2, 3]
+    assert batch.waveform.shape == (4, 8000)
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> Manifest:
+    """Four clips with 4, 3, 2 and 1 different captions; one is written twice."""
+    soundfile.write(tmp_path / "a.wav", np.arange(8000) / 8000, 8000, subtype="FLOAT")
+    texts = [["a", "b", "c", "d"], ["e", "f", "g"], ["h", "i", "H."], ["j"]]
+    clips = [Clip(str(n), "a.wav", 1.0, 8000, 1, captions=tuple(map(Caption, texts[n]))) for n in range(4)]
+    return Manifest.write(tmp_path / "manifest.jsonl", clips, root=tmp_path, name="described")
+
+
+def test_several_captions_of_a_clip_share_one_waveform(described: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = batches(described, captions_per_clip=3, workers=1)
+    spans: list[int] = []
+    span = Waveforms.span
+    monkeypatch.setattr(Waveforms, "span", lambda self, row, **where: spans.append(row) or span(self, row, **where))
+    batch = next(source.epoch(0))
+    assert sorted(spans) == [0, 1, 2, 3]
+    assert batch.waveform.shape == (4, 8000)
+    assert batch.num_samples.tolist() == [8000] * 4
+    assert batch.audio_row.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert batch.index.tolist() == [row for row in spans for _ in range(3)]
+    for row, caption in zip(batch.index.tolist(), batch.captions, strict=True):
+        assert caption in [c.text for c in described.clips[row].captions]
+    assert torch.equal(batch.positives(), batch.index[:, None] == batch.index)
+
+
+def test_captions_of_a_clip_are_different_while_there_are_enough(described: Manifest) -> None:
+    source = batches(described, captions_per_clip=3)
+    for epoch in range(30):
+        for row, different in enumerate(([0, 1, 2, 3], [0, 1, 2], [0, 1], [0])):
+            drawn = source.example(row, epoch).captions
+            assert len(drawn) == 3
+            assert set(drawn) <= set(different)
+            assert len(set(drawn)) == min(3, len(different))
+    assert {n for epoch in range(30) for n in source.example(0, epoch).captions} == {0, 1, 2, 3}
+    assert source.num_short_of_captions == 2
+    assert batches(described, captions_per_clip=2).num_short_of_captions == 1
+    assert batches(described).num_short_of_captions == 0
+
+
+def test_several_captions_are_a_function_of_seed_epoch_and_row(described: Manifest) -> None:
+    one, other = batches(described, captions_per_clip=2), batches(described, captions_per_clip=2, workers=1)
+    list(one.epoch(0))
+    assert next(one.epoch(4)).captions == next(other.epoch(4)).captions
+    draws = [[tuple(batches(described, seed=s, captions_per_clip=2).example(0, e).captions) for e in range(8)] for s in (0, 1)]
+    assert draws[0] != draws[1]
+    assert len(set(draws[0])) > 1
+
+
+def test_a_probe_is_the_start_of_every_clip_with_its_first_caption(ramp: Manifest) -> None:
+    for source in (batches(ramp), batches(ramp, seed=9, captions_per_clip=3, workers=1)):
+        batch = source.probe(np.array([2, 0]))
+        assert batch.captions == ["clip 2", "clip 0"]
+        assert batch.index.tolist() == [2, 0]
+        assert batch.audio_row.tolist() == [0, 1]
+        assert np.allclose(batch.waveform.numpy(), np.arange(8000) / 32000, atol=1e-6)
+        assert torch.equal(batch.positives(), torch.eye(2, dtype=torch.bool))
+    assert torch.equal(batch.waveform, source.probe([2, 0]).waveform)
+
+
+def test_a_probe_of_several_captions_takes_the_first_different_ones_and_repeats_them(described: Manifest) -> None:
+    batch = batches(described).probe([2, 1, 3], captions_per_clip=3)
+    assert batch.captions == ["h", "i", "h", "e", "f", "g", "j", "j", "j"]
+    assert batch.audio_row.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert batch.index.tolist() == [2, 2, 2, 1, 1, 1, 3, 3, 3]
+    assert batch.waveform.shape == (3, 8000)
+
+
+def test_the_state_of_the_batches_is_that_of_their_sampler(ramp: Manifest) -> None:
+    class Remembering(RandomBatches):
+        taken: object = None
+
+        def state_dict(self) -> dict[str, int]:
+            return {"lists": 3}
+
+        def load_state_dict(self, state: object) -> None:
+            self.taken = state
+
+    sampler = Remembering(4, 2, seed=0)
+    source = TrainingBatches(ramp, SPEC, sampler=sampler, positives="clip", seed=0, workers=1)
+    assert source.state_dict() == {"lists": 3}
+    source.load_state_dict({"lists": 4})
+    assert sampler.taken == {"lists": 4}
 
 
 def test_clips_that_do_not_fit_in_memory_give_the_same_samples(ramp: Manifest) -> None:
@@ -94,6 +194,31 @@ def test_captions_are_the_same_when_case_blanks_and_full_stop_differ() -> None:
     only_clips, clip_keys, _ = identity_keys(clips, "clip")
     assert only_clips == [[0, 0], [0]]
     assert len(set(clip_keys[:, 0].tolist())) == 2
+
+
+def captioned(*texts: list[str]) -> list[Clip]:
+    return [Clip(str(n), "a", captions=tuple(map(Caption, captions))) for n, captions in enumerate(texts)]
+
+
+def test_clips_that_share_a_caption_are_a_group_also_over_other_clips() -> None:
+    # 0 and 3 share b, 3 and 4 share c, so 0, 3 and 4 are one group; 1 and 5 differ in case, blanks and full stop only.
+    clips = captioned(["a", "b"], ["A dog  barks."], ["x"], ["c", "b"], ["c"], ["a dog barks"])
+    groups = caption_groups(clips)
+    assert groups.tolist() == [0, 1, 2, 0, 0, 1]
+    assert groups.dtype == np.int64
+
+
+def test_clips_without_captions_are_groups_of_their_own() -> None:
+    assert caption_groups(captioned([], ["a"], [], ["a"])).tolist() == [0, 1, 2, 1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(st.lists(st.sampled_from("abcdefghijkl"), max_size=3), min_size=1, max_size=14))
+def test_groups_are_the_connected_components(texts: list[list[str]]) -> None:
+    groups = caption_groups(captioned(*texts))
+    linked = np.array([[i == j or bool(set(a) & set(b)) for j, b in enumerate(texts)] for i, a in enumerate(texts)])
+    reachable = np.linalg.matrix_power(linked.astype(float), len(texts)) > 0  # entries stay below 14 ** 14
+    assert np.array_equal(groups[:, None] == groups, reachable)
 
 
 def test_label_sets_are_keys_only_where_asked() -> None:

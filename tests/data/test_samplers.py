@@ -1,24 +1,64 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from clapkit.data.samplers import RandomBatches
+from clapkit.data.samplers import BatchSampler, ClusterBatches, RandomBatches, UniqueCaptionBatches, clips_per_batch
 from clapkit.errors import ConfigError
 
+LABELS = np.array([0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 0, 0, 5, 6, 7, 8])
+SAMPLERS = [
+    pytest.param(lambda seed: RandomBatches(len(LABELS), 3, seed=seed), id="random"),
+    pytest.param(lambda seed: ClusterBatches(LABELS % 3, 2, seed=seed), id="cluster"),
+    pytest.param(lambda seed: UniqueCaptionBatches(LABELS, 3, seed=seed), id="unique-caption"),
+]
+Make = Callable[[int], BatchSampler]
 
-def test_batches_are_equal_disjoint_and_a_function_of_seed_and_epoch() -> None:
-    sampler = RandomBatches(10, 3, seed=5)
+# Labels of a training split, some large groups among many small ones.
+GROUPS = st.lists(st.integers(0, 12), min_size=2, max_size=60).map(np.array)
+
+
+@pytest.mark.parametrize("make", SAMPLERS)
+def test_batches_are_a_function_of_seed_and_epoch(make: Make) -> None:
+    sampler = make(5)
     batches = sampler.epoch(2)
+    assert batches.dtype == np.int64
+    assert batches.shape == (sampler.batches_per_epoch, batches.shape[1])
+    assert len(np.unique(batches)) == batches.size
+    assert np.array_equal(batches, make(5).epoch(2))
+    assert np.array_equal(batches, sampler.epoch(2))
+    assert not np.array_equal(batches, sampler.epoch(3))
+    assert not np.array_equal(batches, make(6).epoch(2))
+
+
+@pytest.mark.parametrize("make", SAMPLERS)
+def test_a_state_taken_up_changes_no_batch(make: Make) -> None:
+    sampler, resumed = make(1), make(1)
+    sampler.epoch(0)
+    resumed.load_state_dict(sampler.state_dict())
+    assert np.array_equal(sampler.epoch(1), resumed.epoch(1))
+
+
+@pytest.mark.parametrize("make", SAMPLERS)
+def test_no_row_rests_for_ever(make: Make) -> None:
+    sampler = make(0)
+    assert {int(row) for epoch in range(40) for row in sampler.epoch(epoch).ravel()} == set(range(len(LABELS)))
+
+
+@pytest.mark.parametrize("make", SAMPLERS)
+def test_rows_meet_other_rows_in_another_epoch(make: Make) -> None:
+    sampler = make(0)
+    partners = [{frozenset(batch.tolist()) for batch in sampler.epoch(epoch)} for epoch in range(3)]
+    assert partners[0] != partners[1]
+    assert partners[1] != partners[2]
+
+
+def test_random_batches_are_equal_and_disjoint() -> None:
+    batches = RandomBatches(10, 3, seed=5).epoch(2)
     assert batches.shape == (3, 3)
     assert len(np.unique(batches)) == 9
-    assert np.array_equal(batches, RandomBatches(10, 3, seed=5).epoch(2))
-    assert not np.array_equal(batches, sampler.epoch(3))
-    assert not np.array_equal(batches, RandomBatches(10, 3, seed=6).epoch(2))
-
-
-def test_no_row_rests_for_ever() -> None:
-    sampler = RandomBatches(10, 4, seed=0)
-    seen = {int(row) for epoch in range(10) for row in sampler.epoch(epoch).ravel()}
-    assert seen == set(range(10))
 
 
 @pytest.mark.parametrize(
@@ -32,3 +72,133 @@ def test_no_row_rests_for_ever() -> None:
 def test_batches_that_cannot_be_filled_are_refused(num_rows: int, batch_size: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RandomBatches(num_rows, batch_size, seed=0)
+    with pytest.raises(ConfigError, match=message):
+        ClusterBatches(np.zeros(num_rows, dtype=np.int64), batch_size, seed=0)
+    with pytest.raises(ConfigError, match=message):
+        UniqueCaptionBatches(np.arange(num_rows), batch_size, seed=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(clusters=GROUPS, batch_size=st.integers(2, 6), seed=st.integers(0, 100))
+def test_cluster_batches_visit_every_cluster_that_fills_one(clusters: np.ndarray, batch_size: int, seed: int) -> None:
+    sizes = {int(name): int(np.sum(clusters == name)) for name in np.unique(clusters)}
+    if max(sizes.values()) < batch_size:
+        return
+    sampler = ClusterBatches(clusters, batch_size, seed=seed)
+    batches = sampler.epoch(0)
+    assert (clusters[batches] == clusters[batches][:, :1]).all()
+    drawn = {name: int(np.sum(clusters[batches][:, 0] == name)) for name in sizes}
+    assert drawn == {name: size // batch_size for name, size in sizes.items()}
+    assert sampler.batches_per_epoch == len(batches) == sum(size // batch_size for size in sizes.values())
+    assert len(np.unique(batches)) == batches.size
+    assert sampler.num_unused == sum(size for size in sizes.values() if size < batch_size)
+
+
+def test_clusters_take_turns_in_random_order() -> None:
+    # Sizes 6, 4, 2 in batches of 2: three rounds, of clusters {0, 1, 2}, {0, 1} and {0}.
+    sampler = ClusterBatches(np.repeat([0, 1, 2], [6, 4, 2]), 2, seed=0)
+    turns = [np.repeat([0, 1, 2], [6, 4, 2])[sampler.epoch(epoch)[:, 0]].tolist() for epoch in range(20)]
+    assert all(set(turn[:3]) == {0, 1, 2} and set(turn[3:5]) == {0, 1} and turn[5] == 0 for turn in turns)
+    assert len({tuple(turn) for turn in turns}) > 5
+
+
+def test_names_of_clusters_need_not_be_consecutive() -> None:
+    batches = ClusterBatches(np.array([70, -3, 70, -3]), 2, seed=0).epoch(0)
+    assert sorted(sorted(batch.tolist()) for batch in batches) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        (
+            [4, 4, 7, 7, 7, 1, 1, 1],
+            r"--sampler cluster: no cluster fills a batch of 4 clips, the largest of 3 is cluster 1 with 3; "
+            r"lower --batch-size to 3 clips, or pass fewer --num-clusters",
+        ),
+        ([0, 1, 2, 3], r"the largest of 4 is cluster 0 with 1; pass fewer --num-clusters"),
+    ],
+)
+def test_clusters_that_fill_no_batch_are_refused(clusters: list[int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ClusterBatches(np.array(clusters), 4, seed=0)
+
+
+def most_batches(sizes: list[int], batch_size: int) -> int:
+    """The definition, tried one K after the other."""
+    fits = [k for k in range(sum(sizes) // batch_size + 1) if sum(min(size, k) for size in sizes) >= k * batch_size]
+    return max(fits)
+
+
+@settings(max_examples=50, deadline=None)
+@given(groups=GROUPS, batch_size=st.integers(2, 6), seed=st.integers(0, 100))
+def test_no_batch_holds_a_group_twice_and_as_many_as_possible_are_made(groups: np.ndarray, batch_size: int, seed: int) -> None:
+    if len(np.unique(groups)) < batch_size:
+        return
+    sampler = UniqueCaptionBatches(groups, batch_size, seed=seed)
+    batches = sampler.epoch(3)
+    assert all(len(np.unique(groups[batch])) == batch_size for batch in batches)
+    assert len(np.unique(batches)) == batches.size
+    assert (
+        sampler.batches_per_epoch == len(batches) == most_batches(np.unique(groups, return_counts=True)[1].tolist(), batch_size)
+    )
+
+
+def test_different_captions_lose_only_what_fills_no_batch() -> None:
+    sampler = UniqueCaptionBatches(np.arange(11), 3, seed=0)
+    assert sampler.batches_per_epoch == 3
+
+
+def test_a_dominant_caption_costs_the_batches_that_it_cannot_fill() -> None:
+    # Sizes 7, 1, 1, 1 and B = 2: K = 3 takes 3 + 1 + 1 + 1 = 6 = 3 * 2 rows, K = 4 would take 4 + 3 = 7 < 8.
+    groups = np.array([0] * 7 + [1, 2, 3])
+    batches = UniqueCaptionBatches(groups, 2, seed=0).epoch(0)
+    assert sorted(groups[batches].min(axis=1).tolist()) == [0, 0, 0]
+    assert sorted(groups[batches].max(axis=1).tolist()) == [1, 2, 3]
+
+
+def test_rows_of_a_pair_are_not_always_in_neighbouring_batches() -> None:
+    groups = np.repeat(np.arange(20), 2)
+    sampler = UniqueCaptionBatches(groups, 4, seed=0)
+    gaps = set()
+    for epoch in range(5):
+        batch_of = {int(row): number for number, batch in enumerate(sampler.epoch(epoch)) for row in batch}
+        gaps |= {abs(batch_of[2 * g] - batch_of[2 * g + 1]) for g in range(20)}
+    assert 0 not in gaps
+    assert max(gaps) > 5
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (
+            [0, 0, 0, 1, 1, 1, 2],
+            r"--sampler unique-caption: a batch of 4 clips needs as many different captions, the 7 training clips have 3 "
+            r"\(clips that share one count once\); lower --batch-size to 3 clips, or pass another --sampler",
+        ),
+        ([5, 5, 5, 5], r"the 4 training clips have 1 \(clips that share one count once\); pass another --sampler"),
+    ],
+)
+def test_too_few_captions_for_a_batch_are_refused(groups: list[int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        UniqueCaptionBatches(np.array(groups), 4, seed=0)
+
+
+def test_a_batch_of_pairs_holds_its_share_of_clips() -> None:
+    assert clips_per_batch(32, 1, num_clips=40) == 32
+    assert clips_per_batch(30, 5, num_clips=40) == 6
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "captions_per_clip", "message"),
+    [
+        (32, 0, "--captions-per-clip 0: every clip needs a caption; pass 1 or more"),
+        (32, 5, "--batch-size 32: is no multiple of --captions-per-clip 5; pass --batch-size 30"),
+        (3, 5, "--batch-size 3: is no multiple of --captions-per-clip 5; pass --batch-size 10"),
+        (5, 5, "--batch-size 5: a contrastive batch of 5 captions a clip needs negatives; pass 10 or more"),
+        (60, 5, "--batch-size 60: the training split has 10 clips; pass --batch-size 50 or less"),
+        (1, 1, "--batch-size 1: a contrastive batch needs negatives; pass 2 or more"),
+    ],
+)
+def test_pairs_that_do_not_fill_a_batch_evenly_are_refused(batch_size: int, captions_per_clip: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        clips_per_batch(batch_size, captions_per_clip, num_clips=10)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import normalize
 
 
@@ -33,3 +34,18 @@ def clones():
     """Positives of a batch of six in which rows 0 and 3 show one clip, and rows 1, 2 and 5 another."""
     group = torch.tensor([0, 1, 1, 0, 2, 1])
     return group[:, None] == group[None, :]
+
+
+@pytest.fixture
+def per_row():
+    """Make a schedule: the temperature of training row i is ``values[i]``."""
+
+    class PerRow(nn.Module):
+        def __init__(self, values):
+            super().__init__()
+            self.values = values
+
+        def forward(self, index, progress):
+            return self.values[index]
+
+    return PerRow

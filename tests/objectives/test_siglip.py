@@ -52,8 +52,8 @@ def test_equals_the_sum_of_chunks(make_pairs):
     audio, text = make_pairs()
     objective = build(temperature="fixed", bias_init=-2.0)
     similarity, eye = text @ audio.T, torch.eye(6, dtype=torch.bool)
-    whole = objective.one_direction(similarity, eye)
-    own = sum(objective.one_direction(similarity[k : k + 2, k : k + 2], eye[:2, :2]) * 2 for k in (0, 2, 4))
+    whole = objective.one_direction(similarity, eye, 10.0)
+    own = sum(objective.one_direction(similarity[k : k + 2, k : k + 2], eye[:2, :2], 10.0) * 2 for k in (0, 2, 4))
     logits = similarity / 0.1 - 2.0
     others = sum(torch.log1p(logits[i, j].exp()) for i in range(6) for j in range(6) if i // 2 != j // 2)
     torch.testing.assert_close(whole, (own + others) / 6, atol=1e-10, rtol=0)
@@ -62,8 +62,8 @@ def test_equals_the_sum_of_chunks(make_pairs):
 def test_gradient_is_the_sigmoid_error():
     # dL/ds_ij = (sigma(z_ij) - [i = j]) / (N tau)
     similarity = torch.rand(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    objective = build(temperature="fixed", tau=0.2, bias_init=-1.0)
-    objective.one_direction(similarity, torch.eye(5, dtype=torch.bool)).backward()
+    objective = build(bias_init=-1.0)
+    objective.one_direction(similarity, torch.eye(5, dtype=torch.bool), 1 / 0.2).backward()
     error = (similarity.detach() / 0.2 - 1.0).sigmoid() - torch.eye(5, dtype=torch.float64)
     torch.testing.assert_close(similarity.grad, error / (5 * 0.2), atol=1e-10, rtol=0)
 
@@ -83,7 +83,7 @@ def test_an_ignored_pair_has_no_influence_at_all():
     positives = torch.tensor([[True, True], [False, True]])
     similarity = torch.tensor([[0.4, -0.9], [0.1, 0.3]], dtype=torch.float64)
     changed = torch.tensor([[0.4, 0.9], [0.1, 0.3]], dtype=torch.float64)
-    assert objective.one_direction(similarity, positives) == objective.one_direction(changed, positives)
+    assert objective.one_direction(similarity, positives, 10.0) == objective.one_direction(changed, positives, 10.0)
 
 
 def test_auto_bias_starts_at_the_log_odds_of_a_pair(make_pairs, score):
@@ -116,7 +116,7 @@ def test_scale_is_clamped():
     with torch.no_grad():
         objective.temperature.log_scale.fill_(9.0)
     objective.after_step()
-    assert objective.temperature.scale().item() == pytest.approx(100, rel=1e-5)
+    assert objective.temperature.scale(torch.arange(2), 0.0).item() == pytest.approx(100, rel=1e-5)
 
 
 def test_registry_reads_the_options():

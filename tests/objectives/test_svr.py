@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clapkit import registry
 from clapkit.errors import ConfigError, ShapeError
 from clapkit.objectives import infonce, siglip
+from clapkit.objectives.schedules import mmts
 from clapkit.objectives.svr import build
 
 EPSILON = 1e-4
@@ -73,9 +74,9 @@ def oracle_row(logits, positives, i, *, base, soft):
 
 
 def oracle(objective, options, audio, text, positives):
-    """Total loss and terms."""
+    """Total loss and terms; ``options["tau"]`` is one number or one for each row."""
     base, soft, batch_size = options.get("base", "infonce"), options.get("targets") == "soft", len(audio)
-    tau = options["tau"]
+    tau = options["tau"] if isinstance(options["tau"], list) else [options["tau"]] * batch_size
     bias = -math.log(batch_size - 1) if base == "siglip" else 0.0
     support, plain, penalties = {}, {}, []
     directions = {"t2a": (text, audio, positives), "a2t": (audio, text, positives.T)}
@@ -90,7 +91,7 @@ def oracle(objective, options, audio, text, positives):
                 moved = anchors[i] + oracle_bounded(raw, distance, options) * (targets[i] - anchors[i]) / distance
                 vectors.append((support, moved / moved.norm() if options.get("normalize_support") else moved))
             for sums, vector in vectors:
-                logits = [(vector @ targets[j]).item() / tau + bias for j in range(batch_size)]
+                logits = [(vector @ targets[j]).item() / tau[i] + bias for j in range(batch_size)]
                 sums[side] += oracle_row(logits, row_positives, i, base=base, soft=soft) / batch_size
     total = (plain["t2a"] + plain["a2t"]) / 2
     total += options.get("alpha", 1.0) * (support["t2a"] + support["a2t"]) / 2
@@ -155,6 +156,53 @@ def test_two_orthogonal_pairs_by_hand(score):
     )
     assert output.stats["mean_distance"] == pytest.approx(math.sqrt(2))
     assert output.stats["mean_rho"] == pytest.approx(0.5)
+
+
+# Schedules.
+
+
+def by_cluster(**options):
+    return mmts.build(cluster_sizes=torch.tensor([1, 2, 2, 4, 4, 7]), **options)
+
+
+@pytest.mark.parametrize("radius", KINDS)
+@pytest.mark.parametrize("sides", ["bi", "uni"])
+def test_a_support_vector_has_the_temperature_of_its_anchor(make_pairs, score, clones, radius, sides):
+    options = {"radius": radius, "radius_init": 0.3, "sides": sides, "alpha": 0.7}
+    audio, text = make_pairs(seed=2)
+    objective = exact(batch_size=6, schedule=by_cluster(), **options)
+    output = score(objective, audio, text, clones, progress=0.13)
+    temperatures = by_cluster()(torch.arange(6), 0.13).tolist()
+    total, support = oracle(objective, options | {"tau": temperatures}, audio, text, clones)
+    assert output.total.item() == pytest.approx(total, abs=1e-10)
+    for side, value in support.items():
+        assert output.terms.get(f"support_{side}", 0.0) == pytest.approx(value, abs=1e-10)
+    assert (output.stats["temperature_min"], output.stats["temperature_max"]) == (min(temperatures), max(temperatures))
+
+
+@pytest.mark.parametrize("radius", KINDS)
+def test_a_constant_schedule_is_the_fixed_temperature_bit_for_bit(make_pairs, score, clones, radius):
+    audio, text = (rows.requires_grad_() for rows in make_pairs(dtype=torch.float32))
+    flat, results = by_cluster(amplitude=0.0, shift_min=0.07, shift_max=0.07), []
+    for options in ({"temperature": "fixed", "tau": 0.07}, {"schedule": flat}):
+        torch.manual_seed(0)
+        total = score(build(radius=radius, batch_size=6, **options), audio, text, clones).total
+        results.append((total, *torch.autograd.grad(total, (audio, text))))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_alpha_zero_is_the_scheduled_base_bit_for_bit(make_pairs, score, clones):
+    audio, text = make_pairs(dtype=torch.float32)
+    plain, regularised = infonce.build(schedule=by_cluster()), build(alpha=0.0, schedule=by_cluster(), batch_size=6)
+    totals = [score(objective, audio, text, clones, progress=0.3).total for objective in (plain, regularised)]
+    assert torch.equal(*totals)
+
+
+def test_a_schedule_that_its_base_cannot_follow_is_refused():
+    with pytest.raises(ConfigError, match="schedule: base=siglip has one scale and one bias for all pairs"):
+        build(base="siglip", schedule=by_cluster())
+    with pytest.raises(ConfigError, match="tau=0.1: the schedule gives every anchor its temperature"):
+        build(tau=0.1, schedule=by_cluster())
 
 
 # Limits of the radius and of alpha.
@@ -256,7 +304,7 @@ def test_a_masked_clone_has_no_influence_on_its_support_row(score, base):
     moved[0] = -text[0]
     by_text = []
     for rows in (text, moved):
-        term = objective._support_term("t2a", rows, audio, rows @ audio.T, positives)
+        term = objective._support_term("t2a", rows, audio, rows @ audio.T, positives, 10.0)
         by_text.append(torch.autograd.grad(term.loss, audio)[0])
     torch.testing.assert_close(by_text[0][1], by_text[1][1], atol=1e-12, rtol=0)
     assert not torch.allclose(by_text[0][2], by_text[1][2])
@@ -355,7 +403,7 @@ def test_clamped_scale_of_the_base():
     with torch.no_grad():
         objective.base.temperature.log_scale.fill_(9.0)
     objective.after_step()
-    assert objective.base.temperature.scale().item() == pytest.approx(100, rel=1e-5)
+    assert objective.base.temperature.scale(torch.arange(2), 0.0).item() == pytest.approx(100, rel=1e-5)
 
 
 @pytest.mark.parametrize(

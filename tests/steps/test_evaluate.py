@@ -135,6 +135,14 @@ def test_several_runs_are_compared(run_eval, make_run, model_folder):
         assert (run_dir.path / name).is_file()
 
 
+def test_a_report_is_written_where_asked_for(run_eval):
+    run_dir, result = run_eval("first", report=True)
+    assert result["paths"]["report"] == "report.html"
+    assert result["paths"]["plots"] == "plots"
+    assert "<h1>Evaluation of first</h1>" in (run_dir.path / "report.html").read_text()
+    assert (run_dir.plot_dir / "metrics.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

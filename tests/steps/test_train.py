@@ -57,7 +57,9 @@ def test_a_run_leaves_what_the_contract_names(tone_corpus: Callable[..., Path], 
     assert model.embedding_dim == 16
     best = safetensors.torch.load_file(run.checkpoint_dir / "best" / "model.safetensors")
     assert all(torch.equal(best[k], v) for k, v in model.state_dict().items())
-    assert sorted(path.name for path in run.plot_dir.iterdir()) == ["loss.png", "radius.png", "retrieval.png"]
+    assert sorted(path.name for path in run.plot_dir.iterdir()) == [
+        *("loss.png", "radius.png", "retrieval.png", "rho.png", "temperature.png")
+    ]
     recorded = run.record
     assert recorded["inputs"][0]["path"].endswith("manifest.jsonl")
     assert recorded["device"] == "cpu"
@@ -160,6 +162,8 @@ def test_init_takes_up_the_weights_of_a_model(tone_corpus: Callable[..., Path], 
     assert torch.allclose(a.text_head.project.weight, b.text_head.project.weight, atol=1e-6)
     with pytest.raises(ConfigError, match="--init brings its own towers"):
         start(tmp_path, manifest, "third", init=str(first.path), options=["window_s=0.5"])
+    with pytest.raises(ConfigError, match="--embedding-dim 8: --init .* brings its own, 16; leave --embedding-dim out"):
+        start(tmp_path, manifest, "fourth", init=str(first.path), embedding_dim=8)
 
 
 def test_a_frozen_tower_is_not_trained(tone_corpus: Callable[..., Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ def test_options_find_their_plugin() -> None:
     assert options["text"] == {"dropout": "0.2"}
     assert options["loss"]["alpha"] == 0.5
     assert options["loss"]["beta"] == "0.1"
-    assert options["loss"]["batch_size"] == 32
+    assert "batch_size" not in options["loss"]
 
 
 def test_the_plan_counts_in_steps() -> None:

@@ -45,8 +45,15 @@ class Pairs(nn.Module):
 class Batches:
     batches_per_epoch = 3
 
-    def __init__(self, *, poison: int | None = None) -> None:
-        self.poison = poison
+    def __init__(self, *, poison: int | None = None, captions_per_clip: int = 1) -> None:
+        self.poison, self.captions_per_clip = poison, captions_per_clip
+        self.shift: int | None = None
+
+    def state_dict(self) -> dict[str, int | None]:
+        return {"shift": self.shift}
+
+    def load_state_dict(self, state: Mapping[str, int | None]) -> None:
+        self.shift = state["shift"]
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(100 + epoch)
@@ -58,7 +65,14 @@ class Batches:
                 waveform = waveform * float("nan")
             keys = rows[number][:, None] + 1
             captions = [str(int(row)) for row in rows[number]]
-            yield Batch(waveform, torch.full((4,), 8), captions, rows[number], keys, keys)
+            yield self._repeated(Batch(waveform, torch.full((4,), 8), captions, rows[number], keys, keys, torch.arange(4)))
+
+    def _repeated(self, batch: Batch) -> Batch:
+        """Every clip as often as it has captions; its waveform once."""
+        row = torch.arange(4).repeat_interleave(self.captions_per_clip)
+        captions = [batch.captions[i] for i in row]
+        keys = batch.text_keys[row]
+        return Batch(batch.waveform, batch.num_samples, captions, batch.index[row], keys, keys, row)
 
 
 def trainer(tmp_path: Path, *, plan: Plan = PLAN, poison: int | None = None, loss: str = "svr") -> Trainer:
@@ -132,6 +146,47 @@ def test_resume_continues_bit_for_bit(tmp_path: Path, stop_at: int) -> None:
     assert [r for r in records if "loss" in r][-1]["loss"] == last["loss"]
 
 
+class Drawn(Batches):
+    """Batches that depend on a number drawn in the first epoch, as mined ones do on the model of that time."""
+
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        if self.shift is None:
+            self.shift = int(torch.randint(1000, ()))
+        return super().epoch(epoch + self.shift, first=first)
+
+
+def test_resume_restores_what_the_batches_depend_on(tmp_path: Path) -> None:
+    def drawn(folder: str) -> Trainer:
+        run = trainer(tmp_path / folder, loss="infonce")
+        run.batches = Drawn()
+        return run
+
+    whole = drawn("whole")
+    fit(whole)
+    broken = drawn("broken")
+    with pytest.raises(Interrupted):
+        fit(broken, should_stop=lambda: broken.progress.step == 4)
+    resumed = drawn("broken")
+    resumed.resume(tmp_path / "broken" / "last")
+    assert resumed.batches.state_dict() == whole.batches.state_dict() != {"shift": None}
+    fit(resumed)
+    assert equal(whole, resumed)
+
+
+def test_a_clip_with_several_captions_is_encoded_once(tmp_path: Path) -> None:
+    run = trainer(tmp_path, loss="infonce")
+    run.batches = Batches(captions_per_clip=2)
+    encoded, scored = [], []
+    run.encoder.register_forward_hook(lambda module, given, made: encoded.append(tuple(map(len, made))))
+    run.objective.register_forward_pre_hook(lambda module, given: scored.append(given))
+    fit(run)
+    assert set(encoded) == {(4, 8)}
+    audio, text, positives, index, _ = scored[0]
+    assert audio.shape == text.shape == (8, 4)
+    assert torch.equal(audio[0::2], audio[1::2])  # the pairs of a clip hear one embedding
+    assert torch.equal(positives, index[:, None] == index)
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_the_terms(tmp_path: Path) -> None:
     run = trainer(tmp_path, poison=4)
     with pytest.raises(NumericalError, match=r"step 5: loss is nan \(.*t2a.*\); lower --lr"):
@@ -168,6 +223,17 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     assert max(r["gradient_norm"] for r in records if "loss" in r) > 1e-3
     norm = torch.stack([p.grad.norm() for p in [*run.encoder.parameters(), *run.objective.parameters()] if p.grad is not None])
     assert norm.norm() <= 1.01e-3
+
+
+def test_an_fp16_step_that_overflows_is_skipped_and_logs_no_gradient_norm(tmp_path: Path) -> None:
+    run = trainer(tmp_path, plan=replace(PLAN, precision="fp16", total_steps=1))
+    # The largest gradient that float16 holds is 65504: any is beyond it at this scale.
+    run.scaler = torch.amp.grad_scaler.GradScaler("cpu", init_scale=2.0**120)
+    before = {name: value.clone() for name, value in weights(run).items()}
+    (record,) = (r for r in fit(run) if "loss" in r)
+    assert record["gradient_norm"] is None
+    assert all(torch.equal(before[name], value) for name, value in weights(run).items())
+    assert run.scaler.get_scale() < 2.0**120
 
 
 def test_bf16_autocast_trains_on_cpu(tmp_path: Path) -> None:

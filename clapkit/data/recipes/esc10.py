@@ -121,6 +121,7 @@ class Esc10:
     """Reads the folders; see ``build`` for the arguments."""
 
     needs_source = True
+    makes_audio = False
 
     def __init__(self, *, test_fold: int | None, val_share: float) -> None:
         self.test_fold, self.val_share = test_fold, val_share

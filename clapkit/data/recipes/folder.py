@@ -68,6 +68,7 @@ class Folder:
     """Walks the folder; see ``build`` for the arguments."""
 
     needs_source = True
+    makes_audio = False
 
     def __init__(self, *, captions: _Captions, template: str, language: str, shares: Shares) -> None:
         self.captions, self.template, self.language, self.shares = captions, template, language, shares

@@ -60,11 +60,13 @@ class Synth:
         num_clips: in all splits together.
         sample_rate: Hz.
         needs_source: False.
+        makes_audio: True.
     """
 
     num_clips: int
     sample_rate: int
     needs_source: bool = False
+    makes_audio: bool = True
 
     def clips(self, request: RecipeRequest) -> Iterable[Clip | Rejection]:
         """Render every clip below ``request.output_dir`` and yield it, in the order train, val, test."""

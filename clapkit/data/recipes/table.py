@@ -127,6 +127,7 @@ class TableRecipe:
     delimiter: str | None
     shares: Shares
     needs_source: bool = True
+    makes_audio: bool = False
 
     def clips(self, request: RecipeRequest) -> Iterable[Clip | Rejection]:
         """Yield the clips, in the order of their first rows.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from clapkit.encoders.features import LogMel, RandomFilter, SpectrogramMasking
 from clapkit.encoders.initialization import preserve_variance
@@ -24,8 +25,11 @@ class ConvolutionalTower(nn.Module):
         window_s: length of the window that the tower sees.
         hop: step between spectrogram frames, samples.
         num_mels: mel bins.
+        stem_stride: frames and mel bins that the first convolution takes into one, 2 or 4.
+        stem_width: channels of the first convolution.
         widths: channels of each stage; every stage halves frames and mel bins.
         num_heads: attention-pooling heads.
+        recurrent: whether a bidirectional recurrent layer reads the frames before they are pooled.
         augment: whether training filters and shifts spectrograms at random.
         mask: whether training masks bands of the spectrogram.
 
@@ -41,8 +45,11 @@ class ConvolutionalTower(nn.Module):
         window_s: float,
         hop: int,
         num_mels: int,
+        stem_stride: int,
+        stem_width: int,
         widths: Sequence[int],
         num_heads: int,
+        recurrent: bool,
         augment: bool,
         mask: bool,
     ) -> None:
@@ -53,12 +60,16 @@ class ConvolutionalTower(nn.Module):
         self.normalize = nn.BatchNorm1d(num_mels)
         self.filtering = RandomFilter(gain_db=4.0, max_shift=2) if augment else nn.Identity()
         self.masking = SpectrogramMasking(max_mels=num_mels // 6, max_frames_share=0.1) if mask else nn.Identity()
+        kernel = 2 * stem_stride + 1
         self.stem = nn.Sequential(
-            nn.Conv2d(1, widths[0], 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+            nn.Conv2d(1, stem_width, kernel, stride=stem_stride, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(stem_width),
+            nn.ReLU(inplace=True),
         )
-        inputs = [widths[0], *widths[:-1]]
+        inputs = [stem_width, *widths[:-1]]
         self.stages = nn.Sequential(*(ResidualStage(a, b) for a, b in zip(inputs, widths, strict=True)))
-        self.stride = hop * 2 ** (1 + len(widths))
+        self.stride = hop * stem_stride * 2 ** len(widths)
+        self.recurrent = RecurrentFrames(widths[-1]) if recurrent else None
         self.pool = AttentionPool(widths[-1], num_heads=num_heads)
         preserve_variance(self)
 
@@ -70,7 +81,10 @@ class ConvolutionalTower(nn.Module):
         planes = self.stages(self.stem(planes))  # [B, C, F', M']
         frames = (planes.mean(dim=3) + planes.amax(dim=3)).transpose(1, 2)  # [B, F', C]
         num_frames = 1 + torch.div(num_samples - 1, self.stride, rounding_mode="floor").clamp(min=0)
-        pooled: Tensor = self.pool(frames, num_frames.clamp(max=frames.shape[1]))
+        num_frames = num_frames.clamp(max=frames.shape[1])
+        if self.recurrent is not None:
+            frames = self.recurrent(frames, num_frames)
+        pooled: Tensor = self.pool(frames, num_frames)
         return pooled
 
 
@@ -93,6 +107,21 @@ class ResidualStage(nn.Module):
     def forward(self, planes: Tensor) -> Tensor:
         """[B, inputs, F, M] to [B, outputs, F / 2, M / 2]."""
         return functional.relu(self.convolutions(planes) + self.shortcut(planes))
+
+
+class RecurrentFrames(nn.Module):
+    """A bidirectional GRU over the frames: what came before and what comes after, in every one of them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(width, width // 2, bidirectional=True, batch_first=True)
+
+    def forward(self, frames: Tensor, num_frames: Tensor) -> Tensor:
+        """Frames [B, F, C] of which ``num_frames`` [B] are real to the same shape."""
+        # Packed, so that the backward direction starts at the last real frame and not in the padding.
+        packed = pack_padded_sequence(frames, num_frames.cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=frames.shape[1])
+        return states
 
 
 class AttentionPool(nn.Module):

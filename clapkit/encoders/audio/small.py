@@ -18,8 +18,11 @@ def build(*, window_s: float = 5.0, augment: bool = True, mask: bool = False) ->
         window_s=window_s,
         hop=320,
         num_mels=64,
+        stem_stride=2,
+        stem_width=32,
         widths=(32, 64, 128, 256),
         num_heads=8,
+        recurrent=False,
         augment=augment,
         mask=mask,
     )

@@ -1,40 +1,14 @@
-"""The Transformer text tower that ``small`` and ``tiny`` share, with a tokenizer trained on the training captions."""
+"""The Transformer text tower that ``small`` and ``tiny`` share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from clapkit.encoders.initialization import preserve_variance
-from clapkit.errors import CheckpointError
-
-PAD, UNKNOWN = "[PAD]", "[UNK]"
-
-
-def train_tokenizer(captions: Sequence[str], *, vocab_size: int) -> Tokenizer:
-    """Byte-pair subwords of lower-cased captions.
-
-    Deterministic for the same captions in the same order. Sennrich et al., 2016, arXiv 1508.07909.
-
-    Args:
-        captions: the sentences of the training split.
-        vocab_size: most subwords to learn.
-    """
-    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD, UNKNOWN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    return tokenizer
+from clapkit.encoders.text._subwords import Subwords
 
 
 class TransformerTextTower(nn.Module):
@@ -45,13 +19,13 @@ class TransformerTextTower(nn.Module):
         width: of token embeddings and layers.
         num_layers: Transformer layers.
         num_heads: attention heads.
-        max_tokens: longer captions are cut; ``num_cut`` counts them.
+        max_tokens: longer captions are cut.
         dropout: in training.
 
     Attributes:
         embedding_dim: width of the output.
         tokenizer_json: the tokenizer, to save beside the weights.
-        num_cut: captions cut since the tower was made.
+        subwords: the tokenizer at work.
 
     Raises:
         CheckpointError: if the tokenizer's text cannot be read.
@@ -59,16 +33,10 @@ class TransformerTextTower(nn.Module):
 
     def __init__(self, tokenizer: str, *, width: int, num_layers: int, num_heads: int, max_tokens: int, dropout: float) -> None:
         super().__init__()
-        try:
-            self._tokenizer = Tokenizer.from_str(tokenizer)
-        # The library raises a bare Exception for any damage.
-        except Exception as error:
-            raise CheckpointError(f"text tokenizer: cannot be read ({error}); train the model again") from error
+        self.subwords = Subwords(tokenizer, max_tokens=max_tokens)
         self.tokenizer_json = tokenizer
         self.embedding_dim = width
-        self.max_tokens = max_tokens
-        self.num_cut = 0
-        self.tokens = nn.Embedding(self._tokenizer.get_vocab_size(), width, padding_idx=0)
+        self.tokens = nn.Embedding(self.subwords.size, width, padding_idx=0)
         self.positions = nn.Parameter(torch.zeros(max_tokens, width))
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(TransformerLayer(width, num_heads, dropout=dropout) for _ in range(num_layers))
@@ -77,19 +45,9 @@ class TransformerTextTower(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.5)
         nn.init.normal_(self.positions, std=0.1)
 
-    def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids int64 [B, L] and which of them are real, bool [B, L]."""
-        encodings = [encoding.ids for encoding in self._tokenizer.encode_batch(list(captions))]
-        self.num_cut += sum(len(ids) > self.max_tokens for ids in encodings)
-        encodings = [ids[: self.max_tokens] for ids in encodings]
-        length = max(1, max(map(len, encodings)))
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in encodings], device=self.positions.device)
-        real = torch.tensor([[True] * max(1, len(row)) + [False] * (length - max(1, len(row))) for row in encodings])
-        return ids, real.to(ids.device)
-
     def forward(self, captions: Sequence[str]) -> Tensor:
         """Encode B sentences to [B, embedding_dim]."""
-        ids, real = self.tokenize(captions)  # [B, L]
+        ids, real = self.subwords.encode(captions, self.positions.device)  # [B, L]
         states = self.dropout(self.tokens(ids) + self.positions[: ids.shape[1]])  # [B, L, width]
         for layer in self.layers:
             states = layer(states, real)

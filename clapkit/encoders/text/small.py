@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clapkit.encoders.text._transformer import TransformerTextTower, train_tokenizer
+from clapkit.encoders.text._subwords import train_tokenizer
+from clapkit.encoders.text._transformer import TransformerTextTower
 
 
 def build(

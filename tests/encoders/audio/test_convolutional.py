@@ -1,6 +1,6 @@
 import torch
 
-from clapkit.encoders.audio._convolutional import AttentionPool, sinusoids
+from clapkit.encoders.audio._convolutional import AttentionPool, RecurrentFrames, sinusoids
 from clapkit.encoders.audio.tiny import build
 
 
@@ -43,3 +43,24 @@ def test_position_codes_are_distinct() -> None:
     distances = torch.cdist(codes, codes) + torch.eye(32) * 10
     assert codes.shape == (32, 16)
     assert distances.min() > 0.1
+
+
+def test_recurrent_frames_tell_an_order_that_their_mean_does_not() -> None:
+    torch.manual_seed(0)
+    recurrent = RecurrentFrames(8).eval()
+    frames, real = torch.randn(1, 6, 8), torch.tensor([6])
+    turned = frames.flip(1)
+    torch.testing.assert_close(frames.mean(dim=1), turned.mean(dim=1))
+    assert (recurrent(frames, real).mean(dim=1) - recurrent(turned, real).mean(dim=1)).abs().max() > 1e-2
+
+
+def test_recurrent_frames_do_not_read_behind_the_end() -> None:
+    torch.manual_seed(0)
+    recurrent = RecurrentFrames(8).eval()
+    frames = torch.randn(2, 6, 8)
+    disturbed = frames.clone()
+    disturbed[0, 4:] = 100.0
+    real = torch.tensor([4, 6])
+    assert torch.equal(recurrent(frames, real), recurrent(disturbed, real))
+    assert recurrent(frames, real).shape == frames.shape
+    torch.testing.assert_close(recurrent(frames, real)[:1, :4], recurrent(frames[:1, :4], real[:1]))

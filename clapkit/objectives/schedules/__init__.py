@@ -1,0 +1,1 @@
+"""Schedules of a temperature or margin, one file each."""

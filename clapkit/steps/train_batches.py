@@ -1,0 +1,111 @@
+"""The batches of a training run: which clips share one, and what the sampler has to know of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clapkit.config import TrainConfig
+from clapkit.data.clusters import Clusters
+from clapkit.data.dataset import TrainingBatches, caption_groups
+from clapkit.data.manifest import Manifest
+from clapkit.data.mining import MinedBatches
+from clapkit.data.samplers import BatchSampler, ClusterBatches, RandomBatches, UniqueCaptionBatches
+from clapkit.encoders.dual import DualEncoder
+from clapkit.steps.row_features import evaluation
+from clapkit.training.diagnostics import embed
+from clapkit.types import Reporter
+
+_PROBE_ROWS = 64
+
+
+def training_batches(
+    config: TrainConfig,
+    train_data: Manifest,
+    encoder: DualEncoder,
+    *,
+    size: int,
+    clusters: Clusters | None,
+    workers: int,
+    reporter: Reporter,
+) -> TrainingBatches:
+    """The batches with the sampler that is asked for.
+
+    Args:
+        config: of the run.
+        train_data: the training split.
+        encoder: of the run; the sampler ``mined`` embeds with it.
+        size: clips in a batch, from ``clips_per_batch``.
+        clusters: of the training clips, for the sampler ``cluster``.
+        workers: threads that decode.
+        reporter: is told of clips that are never drawn, of a search that never comes and of captions that come twice.
+
+    Raises:
+        ConfigError: if no batch can be filled.
+        ManifestError: if a clip has no caption.
+    """
+
+    def embed_all() -> tuple[np.ndarray, np.ndarray]:
+        return embed_rows(encoder, batches, np.arange(len(train_data)))
+
+    sampler: BatchSampler
+    if config.sampler == "cluster":
+        assert clusters is not None, "the step makes clusters for the sampler that needs them"
+        sampler = ClusterBatches(clusters.cluster, size, seed=config.seed)
+        if sampler.num_unused:
+            reporter.warn(
+                f"--sampler cluster: {sampler.num_unused} of {len(train_data)} clips are in clusters smaller than a batch and"
+                " are never drawn; pass fewer --num-clusters or a smaller --batch-size"
+            )
+    elif config.sampler == "unique-caption":
+        sampler = UniqueCaptionBatches(caption_groups(train_data.clips), size, seed=config.seed)
+    elif config.sampler == "mined":
+        given = {"every": config.mine_every, "neighbours": config.mine_neighbours, "filter": config.mine_filter}
+        chosen = {key: value for key, value in given.items() if value is not None}
+        groups = caption_groups(train_data.clips)
+        sampler = MinedBatches(len(train_data), size, seed=config.seed, embed=embed_all, groups=groups, **chosen)
+        _warn_if_never_mined(config, sampler, reporter)
+    else:
+        sampler = RandomBatches(len(train_data), size, seed=config.seed)
+    batches = TrainingBatches(
+        train_data,
+        encoder.audio_spec,
+        sampler=sampler,
+        positives=config.positives,
+        seed=config.seed,
+        workers=workers,
+        captions_per_clip=config.captions_per_clip,
+    )
+    if batches.num_short_of_captions:
+        reporter.warn(
+            f"--captions-per-clip {config.captions_per_clip}: {batches.num_short_of_captions} of {len(train_data)} clips have"
+            " fewer different captions; theirs come more than once"
+        )
+    return batches
+
+
+def _warn_if_never_mined(config: TrainConfig, sampler: MinedBatches, reporter: Reporter) -> None:
+    epochs = config.epochs if config.max_steps is None else -(-config.max_steps // sampler.batches_per_epoch)
+    if sampler.neighbours and epochs <= sampler.every:
+        reporter.warn(
+            f"--sampler mined: the first search would come after {sampler.every} epochs, the training has {epochs}, so that"
+            " all batches are random; pass a smaller --mine-every or train longer"
+        )
+
+
+def embed_rows(encoder: DualEncoder, batches: TrainingBatches, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Audio and text embeddings of training rows as they are now, float32 [N, D] each; draws nothing, changes nothing.
+
+    Args:
+        encoder: of the run.
+        batches: the training set.
+        rows: int64 [N].
+    """
+    with evaluation(encoder):
+        parts = [
+            embed(encoder, batches.probe(rows[start : start + _PROBE_ROWS]), encoder.device)
+            for start in range(0, len(rows), _PROBE_ROWS)
+        ]
+    return (
+        np.concatenate([part.audio.float().cpu().numpy() for part in parts]),
+        np.concatenate([part.text.float().cpu().numpy() for part in parts]),
+    )

@@ -1,0 +1,65 @@
+"""The objective of a run, put together from its parts: schedule, loss, added terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from clapkit import registry
+from clapkit.config import TrainConfig
+from clapkit.data.clusters import Clusters
+from clapkit.objectives.added import with_terms
+from clapkit.steps.row_features import FloatArray
+from clapkit.steps.train_options import scheduled
+from clapkit.training.loop import Plan
+
+
+def build_objective(
+    config: TrainConfig,
+    options: Mapping[str, Mapping[str, Any]],
+    *,
+    plan: Plan,
+    steps_per_epoch: int,
+    clusters: Clusters | None,
+    features: FloatArray | None,
+) -> nn.Module:
+    """The loss with everything that it needs to know of the run.
+
+    Args:
+        config: of the run.
+        options: part -> options of its plug-in, from ``plugin_options``.
+        plan: for the length of schedules.
+        steps_per_epoch: likewise.
+        clusters: of the training clips, where something needs them.
+        features: frozen vectors of the training clips [num_rows, d], where the loss needs them.
+
+    Raises:
+        ConfigError: if an option is out of its range or does not fit the others.
+        UnknownNameError: if there is no such plug-in.
+    """
+    supplied: dict[str, Any] = {"batch_size": config.batch_size}
+    schedule = scheduled(config)
+    if schedule is not None:
+        name, quantity = schedule
+        sizes = None if clusters is None else torch.from_numpy(clusters.row_sizes)
+        about_run = {
+            "total_steps": plan.total_steps,
+            "steps_per_epoch": steps_per_epoch,
+            "cluster_sizes": sizes,
+            "quantity": quantity,
+        }
+        supplied["schedule"] = registry.build("schedule", name, {**options["schedule"], **_known("schedule", name, about_run)})
+    if features is not None:
+        supplied |= {"features": torch.from_numpy(features), "side": "audio" if config.features == "audio" else "text"}
+    objective = registry.build("loss", config.loss, {**options["loss"], **_known("loss", config.loss, supplied)})
+    assert isinstance(objective, nn.Module)
+    terms = {name: options[name] for name in options if name not in ("loss", "schedule", "audio", "text") and options[name]}
+    return with_terms(objective, config.add, options=terms)
+
+
+def _known(kind: str, name: str, supplied: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plug-in asks for of what the run can tell."""
+    return {key: value for key, value in supplied.items() if key in registry.defaults(kind, name)}

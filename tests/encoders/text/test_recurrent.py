@@ -1,0 +1,21 @@
+import torch
+
+from clapkit.encoders.text.light import build
+
+CAPTIONS = ["a dog is barking", "rain falls on a roof", "a dog barks while rain falls"]
+
+
+def test_a_sentence_does_not_depend_on_its_neighbours() -> None:
+    torch.manual_seed(0)
+    tower = build(captions=CAPTIONS).eval()
+    together = tower([*CAPTIONS, ""])
+    alone = torch.cat([tower([caption]) for caption in [*CAPTIONS, ""]])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+
+
+def test_the_order_of_words_matters_when_it_is_new() -> None:
+    torch.manual_seed(0)
+    tower = build(captions=CAPTIONS).eval()
+    upper, lower, turned = tower(["A Dog, Rain", "a dog, rain", "rain, a dog"])
+    assert torch.equal(upper, lower)
+    assert torch.cosine_similarity(lower, turned, dim=0).item() < 0.99
