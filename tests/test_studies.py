@@ -56,8 +56,12 @@ def test_the_script_is_valid_shell() -> None:
 
 
 def fake_study(root: Path) -> None:
-    """Two methods, two seeds, four galleries of three clips."""
-    hits = {"infonce-0": [1, 1, 0], "infonce-1": [1, 0, 0], "svr-0": [1, 1, 1], "svr-1": [1, 1, 1]}
+    """Three methods, two seeds, four galleries of three clips."""
+    hits = {
+        **{"infonce-0": [1, 1, 0], "infonce-1": [1, 0, 0]},
+        **{"svr-fixed-0": [0, 1, 0], "svr-fixed-1": [1, 0, 0]},
+        **{"svr-static-0": [1, 1, 1], "svr-static-1": [1, 1, 1]},
+    }
     clips = [
         {"id": f"{split}-{n}", "extra": {"composition": ("single", "then", "while")[n]}} for split in SPLITS for n in range(3)
     ]
@@ -99,12 +103,14 @@ def test_the_tables_hold_what_was_measured(tables: ModuleType, tmp_path: Path, c
     # Mean over clips of the mean over seeds: (1 + 1/2 + 0) / 3 and 1.
     assert rows["infonce"][0][0].startswith("50.0 [")
     assert rows["infonce"][0][-1] == "66.7, 33.3"
-    assert rows["svr"][0][0] == "100.0 [100.0, 100.0]"
+    assert rows["svr-static"][0][0] == "100.0 [100.0, 100.0]"
     # The paired difference: (0 + 1/2 + 1) / 3, by seed 1/3 and 2/3.
-    assert rows["svr"][1][0].startswith("+50.0 [")
-    assert rows["svr"][1][0].endswith("(+33.3, +66.7)")
+    assert rows["svr-static"][1][0].startswith("+50.0 [")
+    assert rows["svr-static"][1][0].endswith("(+33.3, +66.7)")
+    # To the control: (1/2 + 1/2 + 1) / 3.
+    assert rows["svr-static"][2][0].startswith("+66.7 [")
     assert rows["infonce"][1] == ["100.0", "50.0", "0.0"]
-    assert rows["svr"][3][:3] == ["1.10", "0.50", "12 %"]
+    assert rows["svr-static"][4][:3] == ["1.10", "0.50", "12 %"]
     assert rows["infonce"][2][:3] == ["1.00", "", ""]
 
 
