@@ -1,0 +1,62 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clapkit.config import TrainConfig, resolve
+from clapkit.data.clusters import Clusters
+from clapkit.objectives.added import AddedTerms
+from clapkit.steps.train_objective import build_objective
+from clapkit.steps.train_options import make_plan, plugin_options
+
+
+def objective_of(clusters: Clusters | None = None, row_features: np.ndarray | None = None, **given: Any) -> Any:
+    config = resolve(TrainConfig, {"batch_size": 4, "max_steps": 40} | given)
+    return build_objective(
+        config,
+        plugin_options(config),
+        plan=make_plan(config, 10),
+        steps_per_epoch=10,
+        clusters=clusters,
+        features=row_features,
+    )
+
+
+def test_a_schedule_knows_the_length_of_the_run_and_the_clusters() -> None:
+    # Clusters of 3 rows and of 1: shifts 0.2 and 0.05; 40 steps and 2 oscillations: step 10 is half a period, -0.04.
+    clusters = Clusters.of(np.array([7, 7, 7, 5]))
+    objective = objective_of(clusters, temperature="mmts", options=("oscillations=2",))
+    values = objective.temperature.schedule(torch.tensor([0, 3]), 10 / 40)
+    assert values.tolist() == pytest.approx([0.16, 0.01])
+
+
+def test_an_epoch_of_the_run_is_an_epoch_of_its_schedule() -> None:
+    objective = objective_of(temperature="cosine", options=("unit=epoch", "oscillations=1"))
+    first, same, other = (objective.temperature.schedule(torch.tensor([0]), step / 40).item() for step in (10, 19, 20))
+    assert first == same != other
+
+
+def test_margins_have_the_defaults_of_margins() -> None:
+    clusters = Clusters.of(np.array([0, 0, 0, 1]))
+    objective = objective_of(clusters, loss="triplet", margin_schedule="mmts")
+    assert objective.margin(torch.tensor([0, 3]), 0.0).tolist() == pytest.approx([0.40, 0.27])
+
+
+def test_the_loss_gets_what_it_asks_for_and_nothing_else() -> None:
+    assert objective_of(loss="svr").radius["both"].predictor[0].in_features == 4
+    features = np.eye(4, dtype=np.float32)
+    assert objective_of(loss="cwcl", row_features=features).side == "text"
+    assert objective_of(loss="cwcl", row_features=features, features="audio").side == "audio"
+
+
+def test_terms_get_their_options() -> None:
+    objective = objective_of(add=("cyclip=0.5",), options=("cyclip.in_modal=false",))
+    assert isinstance(objective, AddedTerms)
+    audio = torch.nn.functional.normalize(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), dim=1)
+    # One axis stretched: the cosines across stay symmetric, those within the two modalities differ.
+    scale = torch.tensor([2.0, 1.0, 1.0, 1.0, 1.0])
+    text = audio * scale
+    batch = (audio, text, torch.eye(3, dtype=torch.bool), torch.arange(3), 0.0)
+    assert objective(*batch).terms["added_cyclip"] == pytest.approx(0.0, abs=1e-6)
+    assert objective_of(add=("cyclip=0.5",))(*batch).terms["added_cyclip"] > 0.01
