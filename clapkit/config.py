@@ -86,7 +86,26 @@ class PrepareConfig(CommonConfig):
     limit: int | None = option(None, "Take only the first N clips.")
     workers: int | None = option(None, "Processes that decode. [default: one per core]", identity=False)
     strict: bool = option(False, "Any rejected item ends the command with exit code 1.")
-    check: Literal["decode", "header"] = option("decode", "Decode every file and count its frames, or trust its header.")
+    check: Literal["decode", "header"] = option("decode", "Decode every file and listen to it, or trust its header.")
+    where: str | None = option(None, "Keep only clips that satisfy this, for example \"duration_s <= 30 and 'dog' in labels\".")
+    languages: str | None = option(None, "Keep only captions in these languages, for example en,fr.")
+    template: tuple[str, ...] = option(
+        (), "Caption made of labels, with {} in it, or none; repeatable. [default: This is a sound of {}., without captions]"
+    )
+    drop: str | None = option(None, "Leave out clips with these findings of the audit, for example silent,duplicate.")
+    subtract: tuple[str, ...] = option((), "Leave out recordings of another prepare run, RUN or RUN:SPLIT; repeatable.")
+    check_overlap: tuple[str, ...] = option(
+        (), "Report recordings that another prepare run holds, too, RUN or RUN:SPLIT; repeatable."
+    )
+    cache_audio: Literal["flac", "wav"] | None = option(
+        None, "Keep decoded copies of the audio, mono: flac of 16 bits or wav of 32-bit floats."
+    )
+    cache_rate: int | None = option(None, "Sample rate of the copies, Hz. [default: that of each file]")
+    export: Literal["webdataset", "hf"] | None = option(
+        None, "Also write the clips as tar shards or as a Hugging Face data set."
+    )
+    shard_size: int | None = option(None, "Clips in each file of the export. [default: 1000]")
+    resume: bool = option(False, "Go on with an unfinished run; files looked at are not decoded again.", identity=False)
     list: bool = option(False, "List the recipes.", identity=False)
 
 

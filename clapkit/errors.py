@@ -55,7 +55,16 @@ class ManifestError(ClapkitError):
 
 
 class AudioError(ClapkitError):
-    """An audio file that cannot be decoded as its header says."""
+    """An audio file that cannot be decoded as its header says.
+
+    Args:
+        message: what is wrong.
+        check: name of the check of ``prepare`` that this is a finding of.
+    """
+
+    def __init__(self, message: str, *, check: str = "unreadable") -> None:
+        super().__init__(message)
+        self.check = check
 
 
 class ShapeError(ClapkitError):

@@ -70,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunDirError(f"{path}: no such file; is {path.parent} a run directory?") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunDirError(f"{path}: cannot be read as JSON ({error}); run the command that made it again") from error
     if not isinstance(value, dict):
         raise RunDirError(f"{path}: holds a {type(value).__name__}, expected an object; run the command that made it again")

@@ -162,6 +162,9 @@ class RunDir:
             return
         if resume and self.run_json.exists() and self._read_record().get("step") == step:
             self.result_json.unlink(missing_ok=True)
+            for entry in entries:  # of a process that was killed while it wrote
+                if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+                    entry.unlink()
             return
         if not overwrite:
             state = "a finished run" if self.result_json.exists() else "files"
@@ -252,7 +255,9 @@ class RunDir:
 
     def add_input(self, path: Path, fingerprint: str) -> None:
         """Record an artefact that this run reads, with the hash of its content."""
-        self._record["inputs"].append({"path": os.fspath(path), "fingerprint": fingerprint})
+        entry = {"path": os.fspath(path), "fingerprint": fingerprint}
+        if entry not in self._record["inputs"]:  # a run that goes on reads it again
+            self._record["inputs"].append(entry)
         self._write_record()
 
     def set_device(self, device: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,13 +64,66 @@ class Clip:
     end_s: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def in_split(self, split: str | None) -> Clip:
+        """The clip in a split; takes half the time of ``dataclasses.replace``, for the clips of a whole corpus."""
+        return Clip(
+            self.id,
+            self.audio,
+            self.duration_s,
+            self.sample_rate,
+            self.num_channels,
+            self.captions,
+            self.labels,
+            split,
+            self.fold,
+            self.source,
+            self.start_s,
+            self.end_s,
+            self.extra,
+        )
+
+    def measured(self, duration_s: float, sample_rate: int, num_channels: int) -> Clip:
+        """The clip with what its file says; takes half the time of ``dataclasses.replace``."""
+        return Clip(
+            self.id,
+            self.audio,
+            duration_s,
+            sample_rate,
+            num_channels,
+            self.captions,
+            self.labels,
+            self.split,
+            self.fold,
+            self.source,
+            self.start_s,
+            self.end_s,
+            self.extra,
+        )
+
+
+RejectionKind = Literal["bad", "missing", "excluded"]
+
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An item that could not be used, and why."""
+    """An item that is not in the manifest, and why.
+
+    Attributes:
+        item: its id, path, or place in a table; one caption of a clip is an item, too.
+        reason: one line: what was found, what was expected, what to do.
+        kind: ``bad`` items cannot be used, ``missing`` ones are listed by the corpus but their audio is not there,
+            ``excluded`` ones are fine and left out because the user asked for it.
+        check: name of the check of ``prepare`` that refused it, if one did.
+        split: of a missing or excluded clip, where the corpus says it.
+        source: recording that a missing clip is from, so that other corpora can still leave it out.
+    """
 
     item: str
     reason: str
+    kind: RejectionKind = "bad"
+    check: str | None = None
+    split: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +267,32 @@ class RecipeRequest:
     reporter: Reporter
 
 
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """How well a clip answers a query, as a person said; grade 0 is not at all."""
+
+    query: str
+    clip_id: str
+    grade: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusDescription:
+    """What a recipe knows about a corpus as a whole.
+
+    Attributes:
+        official: split -> number of clips that the corpus has where it is complete.
+        facts: anything that a result should name, such as the version of the captions; JSON values.
+        warnings: what looks wrong, one sentence each.
+        relevance: judgements of pairs of query and clip, where the corpus brings them.
+    """
+
+    official: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    relevance: Sequence[Relevance] = ()
+
+
 class Recipe(Protocol):
     """Reads (or makes) one kind of corpus.
 
@@ -227,6 +306,19 @@ class Recipe(Protocol):
 
     def clips(self, request: RecipeRequest) -> Iterable[Clip | Rejection]:
         """Yield every item of the corpus, in a reproducible order, without decoding audio."""
+        ...
+
+
+@runtime_checkable
+class DescribesCorpus(Protocol):
+    """A recipe that knows something about its corpus as a whole."""
+
+    def describe(self, clips: Sequence[Clip]) -> CorpusDescription:
+        """Describe the corpus, asked after ``clips``.
+
+        Args:
+            clips: that can be used, with durations and splits filled in.
+        """
         ...
 
 

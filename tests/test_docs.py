@@ -37,7 +37,7 @@ PAGE_OF_KIND = {
     "term": "objectives.md",
     "audio encoder": "encoders.md",
     "text encoder": "encoders.md",
-    "recipe": "data.md",
+    "recipe": "corpora.md",
     "metric": "metrics.md",
     "index": "search.md",
 }

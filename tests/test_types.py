@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import torch
 
-from clapkit.types import Batch, SilentReporter
+from clapkit.types import Batch, Caption, Clip, SilentReporter
 
 
 def batch(text_keys: list[list[int]], clip_keys: list[list[int]]) -> Batch:
@@ -38,3 +40,10 @@ def test_the_silent_reporter_takes_everything() -> None:
     reporter.warn("b")
     with reporter.track("c", 3, "clips") as tracker:
         tracker.advance(2, loss="0.1")
+
+
+def test_a_clip_changes_nothing_but_what_is_asked() -> None:
+    clip = Clip("a", "a.wav", 1.0, 8000, 1, (Caption("x"),), ("l",), "train", 2, "s", 0.5, 1.5, {"k": 1})
+    assert clip.in_split("test") == replace(clip, split="test")
+    assert clip.in_split(None) == replace(clip, split=None)
+    assert clip.measured(2.0, 44100, 2) == replace(clip, duration_s=2.0, sample_rate=44100, num_channels=2)

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that ``clapkit --help`` answers at once.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -72,7 +73,7 @@ def _exit_code(configure: Configure, run: Callable[[Any, list[str]], None], give
     return 0
 
 
-_register("prepare", prepare.run, prepare.HELP)
+_register("prepare", prepare.run, prepare.HELP, prepare.configure)
 _register("train", train.run, train.HELP, train.configure)
 _register("embed", embed.run, embed.HELP)
 _register("retrieve", retrieve.run, retrieve.HELP)
@@ -83,4 +84,7 @@ def main() -> None:
     """Entry point of the ``clapkit`` command."""
     # SIGTERM ends a command like Ctrl-C: its run directory says so, and nothing is left half-written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Corpora are hundreds of thousands of small objects that live to the end; at the default, looking through them for
+    # garbage takes two fifths of the time that loading a manifest takes.
+    gc.set_threshold(50_000, 20, 50)
     app()

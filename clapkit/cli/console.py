@@ -34,18 +34,20 @@ class Console:
 
     def say(self, message: str) -> None:
         """Show a message, unless quiet."""
+        message = _one_line(message)
         self._log(message)
         if not self.quiet:
             print(message, file=sys.stderr)
 
     def warn(self, message: str) -> None:
         """Show a warning, even when quiet."""
-        self._log(f"warning: {message}")
-        print(f"warning: {message}", file=sys.stderr)
+        line = f"warning: {_one_line(message)}"
+        self._log(line)
+        print(line, file=sys.stderr)
 
     def error(self, message: str) -> None:
         """Show the one line that says why the work could not be done."""
-        line = f"error: {' '.join(message.split())}"
+        line = f"error: {_one_line(message)}"
         self._log(line)
         print(line, file=sys.stderr)
 
@@ -130,6 +132,12 @@ class Table:
         console = RichConsole(width=None if sys.stdout.isatty() else 120)
         console.print(Text(self.title, style="bold"))
         console.print(table)
+
+
+def _one_line(message: str) -> str:
+    """A message without line breaks and control characters, which names of files may hold."""
+    message = " ".join(message.split())
+    return message if message.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
 
 
 def show_metric(name: str, value: float) -> str:

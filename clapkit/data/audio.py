@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
 
-from clapkit.data.truncation import missing_bytes
+from clapkit.data.sample_statistics import AudioStatistics as AudioStatistics
+from clapkit.data.sample_statistics import RunningStatistics
+from clapkit.data.truncation import flac_ends_early, look_at_length
+from clapkit.data.wav_header import read_wav_header
 from clapkit.errors import AudioError
 
 AUDIO_SUFFIXES = frozenset(".wav .wave .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .voc".split())
 """File name endings that are taken for audio, in lower case; all of them can be decoded."""
 
-_BLOCK_FRAMES = 1 << 18
+# Values, not frames: 1,024 channels are possible. Small blocks are slow, because every read of soundfile seeks.
+_BLOCK_VALUES = 1 << 20
 # MPEG files without a gapless tag announce whole frames of 1152 samples, and the decoder drops its start-up delay: the
 # last frame may come short without anything being lost.
 _MPEG_SLACK_FRAMES = 1152
-# The largest value of 16-bit audio, 1 - 2**-15: what a sample that hit the ceiling reads as.
-_FULL_SCALE = 32767 / 32768
+# From below seismometers to above the hydrophones that hear ultrasound; a header that says more is damaged.
+_MIN_SAMPLE_RATE, _MAX_SAMPLE_RATE = 100, 10_000_000
+# Most headers end before that.
+_HEADER_BYTES = 1024
 # libsndfile's count where a FLAC header leaves the length open.
 _UNKNOWN_FRAMES = 1 << 62
 
@@ -41,11 +47,17 @@ class AudioInfo:
         sample_rate: Hz.
         num_frames: samples of each channel.
         num_channels: 1 for mono.
+        format: of the file, as libsndfile calls it, such as ``WAV``.
+        subtype: how its samples are coded, such as ``PCM_16``.
+        length_problem: what is odd about the length that its header claims, a short phrase; empty if nothing is.
     """
 
     sample_rate: int
     num_frames: int
     num_channels: int
+    format: str = field(default="", compare=False)
+    subtype: str = field(default="", compare=False)
+    length_problem: str = field(default="", compare=False)
 
     @property
     def duration_s(self) -> float:
@@ -53,31 +65,21 @@ class AudioInfo:
         return self.num_frames / self.sample_rate
 
 
-@dataclass(frozen=True, slots=True)
-class AudioStatistics:
-    """What the samples of a file look like, over all channels; 1 is full scale.
-
-    Attributes:
-        peak: largest absolute value.
-        rms: root mean square around the DC offset.
-        dc_offset: mean.
-        clipped_share: share of samples at or above full scale.
-    """
-
-    peak: float
-    rms: float
-    dc_offset: float
-    clipped_share: float
-
-
-def probe(path: Path) -> AudioInfo:
+def probe(path: Path | str) -> AudioInfo:
     """Look at the header of a file; cheap, but a broken MP3 or FLAC passes.
 
     Raises:
         AudioError: if the file cannot be opened, is empty, or is shorter than its header says.
     """
-    with _opened(path) as file:
-        return AudioInfo(file.samplerate, file.frames, file.channels)
+    try:
+        with open(path, "rb", buffering=_HEADER_BYTES) as stream:
+            header = read_wav_header(stream, os.fstat(stream.fileno()).st_size)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be opened ({error.strerror}); expected a readable audio file") from error
+    if header is not None and header.num_frames and _MIN_SAMPLE_RATE <= header.sample_rate <= _MAX_SAMPLE_RATE:
+        return AudioInfo(header.sample_rate, header.num_frames, header.num_channels, "WAV", header.subtype)
+    with _opened(path) as (file, problem):
+        return _info(file, problem)
 
 
 def check(path: Path) -> AudioInfo:
@@ -90,34 +92,29 @@ def check(path: Path) -> AudioInfo:
     return examine(path)[0]
 
 
-def examine(path: Path) -> tuple[AudioInfo, AudioStatistics]:
+def examine(path: Path, *, listen: Callable[[AudioInfo, np.ndarray], None] | None = None) -> tuple[AudioInfo, AudioStatistics]:
     """Like ``check``, with statistics of the samples; memory does not grow with the length of the file.
+
+    Args:
+        path: of the file.
+        listen: is given what the header says and the channels averaged, float32 [frames], block by block. A file may
+            turn out to be bad after it was heard.
 
     Raises:
         AudioError: as ``check``.
     """
-    peak = total = squares = 0.0
-    num_frames = num_clipped = 0
-    with _opened(path) as file:
+    with _opened(path) as (file, problem):
+        info = _info(file, problem)
+        statistics = RunningStatistics(info.num_channels)
+        num_frames = 0
         for block in _blocks(path, file, file.frames):  # [frames, channels]
-            block_peak = max(float(block.max()), -float(block.min()))
-            if not math.isfinite(block_peak):  # NaN and infinities both win
-                first = num_frames + int(np.argmin(np.isfinite(block).all(axis=1)))
-                raise _not_finite(path, first)
-            peak = max(peak, block_peak)
-            values = block.ravel().astype(np.float64)
-            total += float(values.sum())
-            # einsum, because dot would wake the thread pool of BLAS in every decoding process.
-            squares += float(np.einsum("i,i->", values, values))
-            if block_peak >= _FULL_SCALE:
-                num_clipped += int(np.count_nonzero(np.abs(values) >= _FULL_SCALE))
+            if not math.isfinite(statistics.add(block)):
+                raise _not_finite(path, num_frames + int(np.argmin(np.isfinite(block).all(axis=1))))
             num_frames += len(block)
+            if listen is not None:
+                listen(info, _mono(block))
         _expect_frames(path, file, found=num_frames, expected=file.frames)
-        info = AudioInfo(file.samplerate, num_frames, file.channels)
-    num_values = num_frames * info.num_channels
-    mean = total / num_values
-    variance = max(squares / num_values - mean * mean, 0.0)
-    return info, AudioStatistics(peak, variance**0.5, mean, num_clipped / num_values)
+    return replace(info, num_frames=num_frames), statistics.result()
 
 
 def load(path: Path, *, sample_rate: int, start_s: float | None = None, end_s: float | None = None) -> np.ndarray:
@@ -138,7 +135,7 @@ def load(path: Path, *, sample_rate: int, start_s: float | None = None, end_s: f
         AudioError: if the file cannot be decoded as its header says, the span does not lie inside the file, or samples
             are not finite.
     """
-    with _opened(path) as file:
+    with _opened(path) as (file, _):
         start, end = _span(path, file, start_s, end_s)
         if start:
             try:
@@ -188,49 +185,60 @@ def span_windows(num_samples: int, *, window: int, hop: int) -> list[tuple[int, 
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open a file and make sure that its header promises something that is there."""
-    if path.suffix.lower() == ".raw":
+def _opened(path: Path | str) -> Iterator[tuple[soundfile.SoundFile, str]]:
+    """Open a file and make sure that its header promises something that is there; also gives what is odd about the length."""
+    name = os.fspath(path)
+    if name.lower().endswith(".raw"):
         raise AudioError(f"{path}: raw samples without a header, expected a format with one; convert it to wav or flac")
     try:
-        with path.open("rb") as stream:
-            if not stream.read(1):
-                raise AudioError(f"{path}: is empty (0 bytes), expected audio; replace or drop it")
-            missing = missing_bytes(stream)
+        with open(name, "rb", buffering=_HEADER_BYTES) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if not size:
+                raise AudioError(f"{path}: is empty (0 bytes), expected audio; replace or drop it", check="empty")
+            missing, problem = look_at_length(stream, size)
     except OSError as error:
         raise AudioError(f"{path}: cannot be opened ({error.strerror}); expected a readable audio file") from error
     try:
-        file = soundfile.SoundFile(os.fsencode(path))
+        file = soundfile.SoundFile(os.fsencode(name))
     except soundfile.SoundFileError as error:
+        if missing is not None:
+            raise _cut_short(path, *missing) from error
         raise AudioError(
             f"{path}: cannot be read as audio ({_reason(error)}); expected wav, flac, ogg, mp3 or another format of "
             "libsndfile; convert or drop it"
         ) from error
     with file:
         if missing is not None:
-            raise AudioError(
-                f"{path}: truncated, {missing[0]} bytes of audio found, {missing[1]} expected from the header; "
-                "copy or download it again"
-            )
+            raise _cut_short(path, *missing)
         if file.frames < 1:
-            raise AudioError(f"{path}: holds 0 frames of audio, expected at least 1; drop it")
+            raise AudioError(f"{path}: holds 0 frames of audio, expected at least 1; drop it", check="empty")
         if file.frames >= _UNKNOWN_FRAMES:
             raise AudioError(f"{path}: its header does not say how long it is, expected a count; encode it again")
-        yield file
+        if not _MIN_SAMPLE_RATE <= file.samplerate <= _MAX_SAMPLE_RATE:
+            expected = f"{_MIN_SAMPLE_RATE} to {_MAX_SAMPLE_RATE} Hz"
+            raise AudioError(f"{path}: its header says {file.samplerate} Hz, expected {expected}; encode it again")
+        yield file, problem
+
+
+def _info(file: soundfile.SoundFile, problem: str) -> AudioInfo:
+    """What the header says."""
+    return AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype, problem)
 
 
 def _blocks(path: Path, file: soundfile.SoundFile, num_frames: int) -> Iterator[np.ndarray]:
-    """Blocks of float32 [frames, channels], ``num_frames`` in all or as many as there are."""
+    """Blocks of float32 [frames, channels], ``num_frames`` in all or as many as there are.
+
+    All are views of one array: a block is overwritten by the next.
+    """
+    # Bounded, so that a header that promises terabytes cannot make us allocate them.
+    size = min(max(_BLOCK_VALUES // file.channels, 1), num_frames)
+    buffer = np.empty((size, file.channels), dtype=np.float32)
     done = 0
     while done < num_frames:
         try:
-            # In blocks, so that a header that promises terabytes cannot make us allocate them.
-            block = file.read(min(_BLOCK_FRAMES, num_frames - done), dtype="float32", always_2d=True)
+            block = file.read(out=buffer[: num_frames - done])
         except soundfile.SoundFileError as error:
-            raise AudioError(
-                f"{path}: decoding failed near frame {done} of {num_frames} ({_reason(error)}); "
-                "it is truncated or damaged, replace or drop it"
-            ) from error
+            raise _decoding_failed(path, done, num_frames, error) from error
         if not len(block):
             return
         done += len(block)
@@ -240,9 +248,12 @@ def _blocks(path: Path, file: soundfile.SoundFile, num_frames: int) -> Iterator[
 def _expect_frames(path: Path, file: soundfile.SoundFile, *, found: int, expected: int) -> None:
     slack = _MPEG_SLACK_FRAMES if file.format == "MP3" or file.subtype.startswith("MPEG") else 0
     if expected - found > slack:
-        raise AudioError(f"{path}: truncated, {found} frames decoded, {expected} expected from the header; replace or drop it")
+        raise AudioError(
+            f"{path}: truncated, {found} frames decoded, {expected} expected from the header; replace or drop it",
+            check="truncated",
+        )
     if not found:
-        raise AudioError(f"{path}: holds 0 frames of audio, expected at least 1; drop it")
+        raise AudioError(f"{path}: holds 0 frames of audio, expected at least 1; drop it", check="empty")
 
 
 def _span(path: Path, file: soundfile.SoundFile, start_s: float | None, end_s: float | None) -> tuple[int, int]:
@@ -259,17 +270,38 @@ def _span(path: Path, file: soundfile.SoundFile, start_s: float | None, end_s: f
 
 def _mono(block: np.ndarray) -> np.ndarray:
     """Average the channels of [frames, channels]."""
+    if block.shape[1] == 1:
+        return block[:, 0].copy()
     # Adding columns is forty times as fast as ``block.mean(axis=1)`` on interleaved samples.
-    mono = block[:, 0].copy()
-    for channel in range(1, block.shape[1]):
+    mono: np.ndarray = block[:, 0] + block[:, 1]
+    for channel in range(2, block.shape[1]):
         mono += block[:, channel]
-    if block.shape[1] > 1:
-        mono *= np.float32(1 / block.shape[1])
+    mono *= np.float32(1 / block.shape[1])
     return mono  # [frames]
 
 
 def _not_finite(path: Path, frame: int) -> AudioError:
-    return AudioError(f"{path}: a sample that is NaN or infinite at frame {frame}, expected finite samples; replace or drop it")
+    return AudioError(
+        f"{path}: a sample that is NaN or infinite at frame {frame}, expected finite samples; replace or drop it",
+        check="not_finite",
+    )
+
+
+def _cut_short(path: Path | str, found: int, claimed: int) -> AudioError:
+    return AudioError(
+        f"{path}: truncated, {found} bytes of audio found, {claimed} expected from the header; copy or download it again",
+        check="truncated",
+    )
+
+
+def _decoding_failed(path: Path, done: int, num_frames: int, error: soundfile.SoundFileError) -> AudioError:
+    with path.open("rb") as stream:
+        check = "truncated" if flac_ends_early(stream) else "unreadable"
+    return AudioError(
+        f"{path}: decoding failed near frame {done} of {num_frames} ({_reason(error)}); "
+        "it is truncated or damaged, replace or drop it",
+        check=check,
+    )
 
 
 def _reason(error: soundfile.SoundFileError) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -82,7 +82,7 @@ def assign(clips: Sequence[Clip], sources: Sequence[str], *, shares: Shares, see
             "splits; add clips, set val_share and test_share to 0, or pass --split"
         )
     if not shares.required and len(sizes) < MIN_SOURCES:
-        return [replace(clip, split="train") for clip in clips]
+        return [clip.in_split("train") for clip in clips]
     generator = np.random.default_rng(seed)
     split_of: dict[str, str] = {}
     for name, share in wanted.items():
@@ -91,7 +91,7 @@ def assign(clips: Sequence[Clip], sources: Sequence[str], *, shares: Shares, see
         num_reserved = 1 + (name == "test" and shares.val > 0)
         drawn = draw(left, size=share * len(clips), generator=generator, max_sources=len(left) - num_reserved)
         split_of |= dict.fromkeys(drawn, name)
-    return [replace(clip, split=split_of.get(source, "train")) for clip, source in zip(clips, sources, strict=True)]
+    return [clip.in_split(split_of.get(source, "train")) for clip, source in zip(clips, sources, strict=True)]
 
 
 def draw(sizes: Mapping[str, int], *, size: float, generator: np.random.Generator, max_sources: int) -> set[str]:
@@ -115,3 +115,28 @@ def draw(sizes: Mapping[str, int], *, size: float, generator: np.random.Generato
             drawn.add(name)
             num_drawn += sizes[name]
     return drawn or {min(shuffled, key=lambda name: sizes[name])}
+
+
+def join_sources(ids: Sequence[str], sources: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Join the sources of clips that belong together, such as two files that sound alike.
+
+    Args:
+        ids: of the clips.
+        sources: of the clips.
+        pairs: ids of clips that belong together; joining is handed on.
+
+    Returns:
+        A source for each clip, the first of those that were joined.
+    """
+    source_of = dict(zip(ids, sources, strict=True))
+    parent = {source: source for source in sources}
+
+    def root(source: str) -> str:
+        while parent[source] != source:
+            parent[source] = source = parent[parent[source]]
+        return source
+
+    for first, second in pairs:
+        a, b = root(source_of[first]), root(source_of[second])
+        parent[max(a, b)] = min(a, b)
+    return [root(source) for source in sources]

@@ -9,7 +9,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,24 @@ class Table:
     is_wavcaps: bool = False
 
 
-def read_table(path: Path, *, encoding: str = "utf-8", delimiter: str | None = None) -> Table:
+def read_table(
+    path: Path,
+    *,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+    columns: Sequence[str] | None = None,
+    comment: str | None = None,
+    skip_initial_space: bool = False,
+) -> Table:
     """Read a table by its suffix.
 
     Args:
         path: a file that ends in one of ``TABLE_SUFFIXES``.
         encoding: of a text table; a byte order mark of UTF-8 is skipped.
         delimiter: between the cells of a CSV or TSV file; None is the usual one.
+        columns: names for the columns of a CSV or TSV file that has no header.
+        comment: what lines of a CSV or TSV file begin with that hold no row.
+        skip_initial_space: whether blanks behind a delimiter belong to it.
 
     Raises:
         ManifestError: if the file is missing, empty, in another encoding, or no such table.
@@ -68,7 +79,8 @@ def read_table(path: Path, *, encoding: str = "utf-8", delimiter: str | None = N
     if not text.strip():
         raise ManifestError(f"{path}: is empty, expected a table with a header; name another file")
     if suffix in (".csv", ".tsv"):
-        return _read_csv(path, text, delimiter or ("\t" if suffix == ".tsv" else ","))
+        lines = _csv_lines(path, text, delimiter or ("\t" if suffix == ".tsv" else ","), skip_initial_space)
+        return _read_csv(path, lines, columns, comment)
     if suffix == ".jsonl":
         return _collect(path, list(_jsonl_rows(path, text)))
     if suffix == ".json":
@@ -97,26 +109,43 @@ def _read_text(path: Path, encoding: str) -> str:
         ) from error
 
 
-def _read_csv(path: Path, text: str, delimiter: str) -> Table:
+def _csv_lines(path: Path, text: str, delimiter: str, skip_initial_space: bool) -> Iterator[tuple[int, list[str]]]:
+    """Cells of every row with the number of the line on which it begins; blank lines are left out."""
     if len(delimiter) != 1:
         raise ConfigError(f"option delimiter={delimiter}: expected one character")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows = []
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=skip_initial_space)
+    line = 1
     try:
-        columns = next(reader)
-        repeated = next((name for name in columns if columns.count(name) > 1), None)
-        if repeated is not None:
-            raise ManifestError(f"{path} line 1: column {repeated!r} comes twice, expected unique names; rename one")
-        line = reader.line_num + 1
         for cells in reader:
-            if cells:  # a blank line has none
-                rows.append(_csv_row(f"line {line}", columns, cells))
+            if cells:
+                yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
         raise ManifestError(f"{path} line {reader.line_num}: not CSV ({error}); correct the quoting") from error
-    if not rows:
-        raise ManifestError(f"{path}: holds a header and no row, expected at least one; name another file")
-    return Table(columns, rows)
+
+
+def _read_csv(path: Path, lines: Iterator[tuple[int, list[str]]], columns: Sequence[str] | None, comment: str | None) -> Table:
+    names = None if columns is None else list(columns)
+    rows = []
+    for line, cells in lines:
+        if comment and cells[0].startswith(comment):
+            continue
+        if names is None:
+            names = _header(path, line, cells)
+        else:
+            rows.append(_csv_row(f"line {line}", names, cells))
+    if names is None or not rows:
+        found = "a header and no row" if columns is None else "no row"
+        raise ManifestError(f"{path}: holds {found}, expected at least one; name another file")
+    return Table(names, rows)
+
+
+def _header(path: Path, line: int, columns: list[str]) -> list[str]:
+    repeated = next((name for name in columns if columns.count(name) > 1), None)
+    if repeated is not None:
+        raise ManifestError(f"{path} line {line}: column {repeated!r} comes twice, expected unique names; rename one")
+    return columns
 
 
 def _csv_row(place: str, columns: list[str], cells: list[str]) -> Row:
@@ -133,7 +162,7 @@ def _jsonl_rows(path: Path, text: str) -> Iterator[Row]:
             continue
         try:
             cells = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path} line {number}: not JSON ({error}); correct the line") from error
         if number == 1 and isinstance(cells, dict) and "clapkit_manifest" in cells:
             continue
@@ -143,7 +172,7 @@ def _jsonl_rows(path: Path, text: str) -> Iterator[Row]:
 def _read_json(path: Path, text: str) -> Table:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(
             f"{path}: not JSON ({error}); correct it, or name it .jsonl if it holds one object a line"
         ) from error

@@ -41,16 +41,17 @@ class Where:
         columns: the metadata columns that it looks at.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, known: Sequence[str] = COLUMNS) -> None:
         """Read an expression.
 
         Args:
             text: what the user wrote.
+            known: the columns that there are.
 
         Raises:
             ConfigError: if it is no expression, or holds anything but columns, constants and comparisons.
         """
-        self.text = text
+        self.text, self._known = text, known
         if len(text) > _MAX_LENGTH:
             raise ConfigError(f"--where: {len(text)} characters, expected at most {_MAX_LENGTH}; simplify it")
         try:
@@ -93,10 +94,10 @@ class Where:
 
     def _check_operand(self, node: ast.expr) -> set[str]:
         match node:
-            case ast.Name(id=name) if name in COLUMNS:
+            case ast.Name(id=name) if name in self._known:
                 return {name}
             case ast.Name(id=name):
-                raise ConfigError(f"--where {self.text!r}: no column {name!r}; known: {', '.join(COLUMNS)}")
+                raise ConfigError(f"--where {self.text!r}: no column {name!r}; known: {', '.join(self._known)}")
             case ast.Constant(value=str() | int() | float()):
                 return set()
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):

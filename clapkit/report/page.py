@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from clapkit.report._html import MISSING, document, flat, picture_source, table, words
 from clapkit.report.curves import color_of
 
-# A browser that obeys this loads nothing from anywhere, whatever a name in the data holds.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_MISSING = "–"
 # Ranks are counts; every other metric is a fraction and is shown in percent.
 _RANK_METRICS = ("MedR", "MeanR")
 _SIGNIFICANT = 0.05
-
-_STYLE = """
-:root { color-scheme: light; --ink: #1d2430; --soft: #5b6675; --line: #d9dee5; --tint: #f4f6f9; --link: #0072b2; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 68rem; padding: 2.5rem 1.5rem 4rem; background: #fff; color: var(--ink);
-  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .4rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-bottom: 2px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; overflow-wrap: anywhere; }
-p { margin: .5rem 0; max-width: 52rem; }
-.soft, figcaption { color: var(--soft); font-size: .87rem; }
-nav a { color: var(--link); margin-right: 1.1rem; }
-.wide { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-thead th, thead td { background: var(--tint); border-bottom: 2px solid var(--line); vertical-align: bottom; max-width: 16rem;
-  overflow-wrap: anywhere; }
-tbody th { font-weight: 600; white-space: nowrap; }
-td.number, th.number { text-align: right; }
-td.number { white-space: nowrap; }
-td.number .soft { display: block; font-size: .8rem; }
-dl { columns: 2 20rem; column-gap: 2.5rem; font-size: .9rem; margin: .6rem 0; }
-dl div { display: flex; gap: 1rem; padding: .25rem 0; border-bottom: 1px solid var(--line); break-inside: avoid; }
-dt { flex: 0 0 13rem; font-weight: 600; }
-dd { margin: 0; overflow-wrap: anywhere; }
-td.value { overflow-wrap: anywhere; max-width: 24rem; }
-tr.differs th, tr.differs td, .warning { background: #fff6e0; }
-.warning { border-left: 4px solid #e69f00; padding: .5rem .9rem; }
-.run { display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .45em; }
-code { font: .85em ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
-figure { margin: 1.2rem 0 1.8rem; }
-figure img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px; }
-figcaption { margin-top: .4rem; }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  nav { display: none; }
-  .wide { overflow: visible; }
-  h2, h3 { break-after: avoid; }
-  figure, tr { break-inside: avoid; }
-  * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +62,7 @@ def report_page(
         ("curves", "Training curves", _curves(curves, without_log)),
         ("configuration", "Configuration", _configuration(names, configurations, without_configuration)),
     ]
-    kept = [section for section in sections if section[2]]
-    links = "".join(f'<a href="#{anchor}">{escape(heading)}</a>' for anchor, heading, _ in kept)
-    body = "\n".join(
-        f'<section id="{anchor}">\n<h2>{escape(heading)}</h2>\n{content}</section>' for anchor, heading, content in kept
-    )
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{escape(title)}</h1>\n{_subtitle(runs)}<nav>{links}</nav>\n</header>\n"
-        f"<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return document(title, header=_subtitle(runs), sections=sections)
 
 
 # Sections ---------------------------------------------------------------------------------------------------------------
@@ -141,7 +84,7 @@ def _evaluated(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
             rows.append(_row(key, [_value(value) for value in values], differs=differs and key != "model fingerprint"))
         else:
             common.append(f"<div><dt>{escape(key)}</dt><dd>{_text(values[0])}</dd></div>\n")
-    parts = [_table([_heading(name, number) for number, name in enumerate(names)], rows)]
+    parts = [table([_heading(name, number) for number, name in enumerate(names)], rows)]
     differing = [key for key in keys[1:] if any(found.get(key) != facts[0].get(key) for found in facts)]
     if differing:
         text = f"The protocols differ in {', '.join(differing)}; the metrics are comparable only if that is what is compared."
@@ -159,27 +102,10 @@ def _evaluated(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
 def _facts(run: Mapping[str, Any]) -> dict[str, str]:
     """What was run on what, as flat text; the fingerprint of the model comes first."""
     facts = {"model fingerprint": str(run["model_fingerprint"])}
-    facts |= {_words(key): text for key, text in _flat(run["protocol"])}
+    facts |= {words(key): text for key, text in flat(run["protocol"])}
     for task, result in run["tasks"].items():
-        facts |= {f"{task} {_words(key)}": text for key, text in _flat(result.get("protocol", {}))}
+        facts |= {f"{task} {words(key)}": text for key, text in flat(result.get("protocol", {}))}
     return facts
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{key} ")
-        elif isinstance(value, list | tuple):
-            found.append((prefix + key, ", ".join(map(str, value))))
-        else:
-            found.append((prefix + key, str(value)))
-    return found
-
-
-def _words(key: str) -> str:
-    words = key.replace("num_", "number of ").replace("_", " ")
-    return f"{words[:-2]} (s)" if words.endswith(" s") else words
 
 
 def _metrics(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
@@ -192,7 +118,7 @@ def _metrics(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
     note = "Percent, except MedR and MeanR, which are ranks (lower is better)"
     note += "; below each value its 95 % interval." if any(intervals) else "."
     headings = [_heading(name, number, number_column=True) for number, name in enumerate(names)]
-    return f'<p class="soft">{escape(note)}</p>\n' + _table(headings, rows)
+    return f'<p class="soft">{escape(note)}</p>\n' + table(headings, rows)
 
 
 def _joined(run: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -217,7 +143,7 @@ def _comparison(names: Sequence[str], comparison: Mapping[str, Any] | None) -> s
         "metrics. The test covers the choice of clips, not the training seed.</p>\n"
     )
     headings = [_heading(name, number, number_column=True) for number, (name, _) in others]
-    return note + _table(headings, rows)
+    return note + table(headings, rows)
 
 
 def _curves(curves: Sequence[Picture], without_log: Sequence[str]) -> str:
@@ -246,16 +172,11 @@ def _configuration(
     parts.append(f'<p class="soft">{says if configurations else none}</p>\n')
     if configurations:
         rows = [_row(flag, [_value(value) for value in values]) for flag, values in configurations.items()]
-        parts.append(_table(headings, rows))
+        parts.append(table(headings, rows))
     return "".join(parts)
 
 
 # Pieces -----------------------------------------------------------------------------------------------------------------
-
-
-def _table(headings: Sequence[str], rows: Sequence[str]) -> str:
-    head = f"<thead><tr><td></td>{''.join(headings)}</tr></thead>\n"
-    return f'<div class="wide"><table>\n{head}<tbody>\n{"".join(rows)}</tbody>\n</table></div>\n'
 
 
 def _row(name: str, cells: Sequence[str], *, differs: bool = False) -> str:
@@ -278,7 +199,7 @@ def _value(text: str | None) -> str:
 
 def _text(text: str | None) -> str:
     if text is None:
-        return f'<span class="soft">{_MISSING}</span>'
+        return f'<span class="soft">{MISSING}</span>'
     # Hashes are compared by their beginnings; the whole one is in results.json and shows when pointed at.
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return f'<code title="{text}">{text[:12]}</code>'
@@ -292,7 +213,7 @@ def _shown(metric: str, value: float) -> float:
 
 def _measured(metric: str, value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
-        return f'<td class="number">{_MISSING}</td>'
+        return f'<td class="number">{MISSING}</td>'
     below = ""
     if interval is not None:
         lower, upper = (_shown(metric, bound) for bound in interval)
@@ -302,7 +223,7 @@ def _measured(metric: str, value: float | None, interval: Sequence[float] | None
 
 def _tested(metric: str, test: Mapping[str, Any] | None) -> str:
     if test is None:
-        return f'<td class="number">{_MISSING}</td>'
+        return f'<td class="number">{MISSING}</td>'
     between = ""
     if test["interval"] is not None:
         lower, upper = (_signed(_shown(metric, bound)) for bound in test["interval"])
@@ -321,6 +242,5 @@ def _signed(value: float) -> str:
 def _picture(picture: Picture | None) -> str:
     if picture is None:
         return ""
-    data = base64.b64encode(picture.png).decode("ascii")
     note = f"<figcaption>{escape(picture.note)}</figcaption>" if picture.note else ""
-    return f'<figure><img alt="{escape(picture.title)}" src="data:image/png;base64,{data}">{note}</figure>\n'
+    return f'<figure><img alt="{escape(picture.title)}" src="{picture_source(picture.png)}">{note}</figure>\n'

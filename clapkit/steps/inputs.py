@@ -6,12 +6,13 @@ Nothing here loads torch before a model is asked for, so that a query that needs
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clapkit import registry
+from clapkit.data.file_table import read_sizes
 from clapkit.data.manifest import Manifest
 from clapkit.encoders.fingerprint import CONFIG, WEIGHTS, model_fingerprint
 from clapkit.errors import ConfigError, EmbeddingError, ManifestError, RunDirError, UnknownNameError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.jsonl"
 TABLE = "table.json"
+FILES = "files.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +141,13 @@ def resolve_prepared(address: str | None, *, runs_root: Path) -> DataSource:
 
     Raises:
         RunDirError: if there is no such run or it is not finished.
-        ManifestError: if the manifest cannot be used.
+        ManifestError: if the manifest cannot be used, or a run is not what prepare left.
     """
     if address is None:
-        return _load(newest_run("prepare", runs_root=runs_root).manifest_path)
+        return _load_run(newest_run("prepare", runs_root=runs_root))
     if Path(address).is_file():
         return _load(Path(address))
-    return _load(open_run(address, step="prepare", runs_root=runs_root).manifest_path)
+    return _load_run(open_run(address, step="prepare", runs_root=runs_root))
 
 
 def resolve_embeddings(address: str | None, *, runs_root: Path) -> Path:
@@ -207,10 +209,24 @@ def _training_data(model: ModelSource) -> DataSource:
     for entry in inputs:
         path = Path(entry["path"])
         path = path if path.is_absolute() or path.exists() else model.run.path / path
-        manifest = path / MANIFEST if path.is_dir() else path
-        if manifest.name.endswith(".jsonl"):
-            return _load(manifest)
+        if path.is_dir() and (path / MANIFEST).is_file():
+            return _load_run(RunDir(path))
+        if path.name.endswith(".jsonl"):
+            return _load_as_trained_on(path, entry.get("fingerprint"), model)
     raise ManifestError(f"train run {model.name}: run.json names no data; name a prepare run or a manifest")
+
+
+def _load_as_trained_on(path: Path, fingerprint: str | None, model: ModelSource) -> DataSource:
+    """A manifest that a model was trained on, if it is what it was then: in other splits, test clips were trained on."""
+    source = _load(path)
+    if fingerprint is not None and source.manifest.fingerprint != fingerprint:
+        raise ManifestError(
+            f"{path}: holds clips {source.manifest.fingerprint[:12]}, but {model.name} was trained on {fingerprint[:12]}; "
+            "restore them, or name the data to use them as they are"
+        )
+    run = RunDir(path.parent)
+    is_of_run = path.name == MANIFEST and run.finished and run.result.get("fingerprint") == source.manifest.fingerprint
+    return _load_run(run) if is_of_run else source
 
 
 def _run_of(folder: Path) -> RunDir | None:
@@ -224,3 +240,41 @@ def _run_of(folder: Path) -> RunDir | None:
 
 def _load(path: Path) -> DataSource:
     return DataSource(path, Manifest.load(path))
+
+
+def _load_run(run: RunDir) -> DataSource:
+    """The data of a prepare run, if they are what prepare left: a corpus that changed makes other numbers.
+
+    Whoever means to use a manifest that was edited can name the file instead of the run.
+    """
+    source = _load(run.manifest_path)
+    expected = run.result.get("fingerprint") if run.finished else None
+    if expected is not None and source.manifest.fingerprint != expected:
+        raise ManifestError(
+            f"{source.path}: holds clips {source.manifest.fingerprint[:12]}, but prepare wrote {expected[:12]}; prepare again, "
+            "or name the file itself to use it as it is"
+        )
+    table = run.path / FILES
+    if table.is_file():  # runs of earlier versions have none
+        _expect_sizes(run, source.manifest, read_sizes(table))
+    return source
+
+
+def _expect_sizes(run: RunDir, manifest: Manifest, sizes: Mapping[str, int]) -> None:
+    """Make sure that no audio file was replaced since it was checked; looks at sizes, because reading all takes hours."""
+    root = os.fspath(manifest.root)
+    changed = [audio for audio, size in sizes.items() if _size(os.path.join(root, audio)) != size]
+    if changed:
+        found = _size(os.path.join(root, changed[0]))
+        now = "is gone" if found is None else f"has {found} bytes, {sizes[changed[0]]} when it was checked"
+        raise ManifestError(
+            f"prepare run {run.path}: {len(changed)} of {len(sizes)} audio files changed since they were checked, first: "
+            f"{changed[0]} {now}; restore them or prepare again"
+        )
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None

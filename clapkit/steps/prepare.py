@@ -2,28 +2,88 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from clapkit import registry
 from clapkit.config import PrepareConfig
-from clapkit.data import splits
-from clapkit.data.audit import Inspection, inspect_files, num_cores, summarise
+from clapkit.data import audit, file_table, splits
+from clapkit.data.copies import CopyPolicy, copy_name
+from clapkit.data.inspection import Inspection
 from clapkit.data.manifest import Manifest
-from clapkit.data.tables import TABLE_SUFFIXES
-from clapkit.errors import ConfigError, ManifestError, UnknownNameError
+from clapkit.data.processes import num_cores
+from clapkit.errors import ClapkitError, ConfigError, ManifestError, RunDirError
 from clapkit.files import atomic_path, file_fingerprint
+from clapkit.index.where import Where
 from clapkit.run_dir import RunDir
-from clapkit.types import Clip, Recipe, RecipeRequest, Rejection, Reporter
+from clapkit.steps import prepare_choice as choice
+from clapkit.steps.inputs import FILES
+from clapkit.steps.inspection_journal import InspectionJournal
+from clapkit.steps.prepare_export import check_export, export
+from clapkit.steps.prepare_findings import Pair, between, drop_findings, near_duplicates, read_checks
+from clapkit.steps.prepare_inspect import (
+    COPIES_DIR,
+    copy_policy,
+    drop_copies,
+    drop_unused,
+    fill,
+    inspect_clips,
+    journal_of,
+    use_copies,
+)
+from clapkit.steps.prepare_others import PreparedRun, open_prepared, report_overlap, subtract
+from clapkit.steps.prepare_report import Verdict, build_report, result_of, warn, write_page, write_relevance
+from clapkit.steps.prepare_source import audio_root, check_source, corpus_name, is_pattern, recognise
+from clapkit.types import Clip, CorpusDescription, DescribesCorpus, Recipe, RecipeRequest, Rejection, Reporter
 
-DEFAULT_RECIPE = "synth"
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """What the user wants, read and checked before anything is done.
+
+    Attributes:
+        languages: of captions to keep; None keeps all.
+        templates: for captions from labels; None where nothing was said.
+        where: which clips to keep; None keeps all.
+        drop: findings of the audit by which clips and captions are left out.
+        copies: how decoded copies are made; None makes none.
+        subtract: runs whose recordings are left out.
+        check_overlap: runs whose recordings are reported.
+    """
+
+    languages: frozenset[str] | None
+    templates: tuple[str, ...] | None
+    where: Where | None
+    drop: frozenset[str]
+    copies: CopyPolicy | None
+    subtract: tuple[PreparedRun, ...]
+    check_overlap: tuple[PreparedRun, ...]
+
+
+@dataclass
+class _Items:
+    """Clips on their way through the step, and what was left behind."""
+
+    clips: list[Clip] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+
+    def keep(self, items: Iterable[Clip | Rejection]) -> None:
+        """Replace the clips by what a stage made of them."""
+        self.clips = []
+        for item in items:
+            if isinstance(item, Clip):
+                self.clips.append(item)
+            else:
+                self.rejections.append(item)
 
 
 def run(config: PrepareConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, Any]:
-    """Read a corpus, check its audio and write ``manifest.jsonl``, ``rejected.jsonl`` and ``report.json``.
+    """Read a corpus, check it and write what can be used of it.
 
     Args:
         config: of the command.
@@ -31,22 +91,46 @@ def run(config: PrepareConfig, run_dir: RunDir, reporter: Reporter) -> dict[str,
         reporter: told about progress and what looks wrong.
 
     Returns:
-        What ``result.json`` holds: counts, splits and the fingerprint of the manifest.
+        What ``result.json`` holds: counts, splits, findings and the fingerprint of the manifest.
 
     Raises:
-        UnknownNameError: if there is no such recipe or option.
+        UnknownNameError: if there is no such recipe, option or check.
         ConfigError: if options contradict each other.
         ManifestError: if no clip is usable, any item is rejected under ``--strict``, or the data are too few to split.
-        AudioError: if a decoding process dies.
+        RunDirError: if another run that is to be compared does not exist.
     """
-    if config.limit is not None and config.limit < 1:
-        raise ConfigError(f"--limit {config.limit}: expected at least 1")
-    if config.workers is not None and config.workers < 1:
-        raise ConfigError(f"--workers {config.workers}: expected at least 1")
-    name, source = recognise(config.recipe, config.source)
+    chosen = _read_choices(config)
+    name, source = recognise(config.recipe, config.source, runs_root=config.runs_root)
     recipe: Recipe = registry.build("recipe", name, registry.parse_assignments(config.options))
-    _check_source(name, recipe, source, config.audio_dir)
-    root = run_dir.path.absolute() if recipe.makes_audio else _root(source, config.audio_dir)
+    check_source(name, recipe, source, config.audio_dir)
+    root = audio_root(recipe, source, config, run_dir.path.absolute())
+    journal = journal_of(run_dir)
+    try:
+        return _prepare(config, run_dir, reporter, chosen, name, source, recipe, root, journal)
+    except RunDirError:
+        raise  # such as a full disk: what was found stays for --resume
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise RunDirError(f"{run_dir.path}: no space left on the disk; make room and go on with --resume") from error
+    except ClapkitError:
+        journal.discard()  # nothing that --resume could change
+        raise
+    finally:
+        journal.close()
+
+
+def _prepare(
+    config: PrepareConfig,
+    run_dir: RunDir,
+    reporter: Reporter,
+    chosen: _Choices,
+    name: str,
+    source: Path | None,
+    recipe: Recipe,
+    root: Path,
+    journal: InspectionJournal,
+) -> dict[str, Any]:
     request = RecipeRequest(
         source=source,
         audio_dir=config.audio_dir,
@@ -55,85 +139,80 @@ def run(config: PrepareConfig, run_dir: RunDir, reporter: Reporter) -> dict[str,
         workers=config.workers or num_cores(),
         reporter=reporter,
     )
-    items = [_relative(item, root) for item in _first(recipe.clips(request), config.limit)]
-    found = _inspect(items, root, config, reporter)
-    items = [_fill(item, found[item.audio]) if isinstance(item, Clip) else item for item in items]
-    clips = [item for item in items if isinstance(item, Clip)]
-    rejections = [item for item in items if isinstance(item, Rejection)]
-    if not items:
+    items = _Items()
+    items.keep(_relative(item, root) for item in _first(recipe.clips(request), config.limit))
+    if not items.clips and not items.rejections:
         raise ManifestError(f"{source or name}: no clip found, expected at least one; name a folder or table with audio")
-    _write_rejections(rejections, num_clips=len(clips), is_strict=config.strict, run_dir=run_dir, reporter=reporter)
-    clips = _split(clips, found, recipe, config, reporter)
-    report = {"name": _corpus_name(name, source), "recipe": name, "check": config.check}
-    report |= summarise(clips, found) | {"num_rejected": len(rejections)}
-    _warn(report, reporter)
-    with atomic_path(run_dir.manifest_path) as temporary:
-        manifest = Manifest.write(temporary, clips, root=root, name=report["name"])
+    items.clips = _in_exported_order(items.clips, getattr(recipe, "exported_rows", {}))
+    listed = list(items.clips)
+    _choose_captions(items, chosen, reporter)
+    found = inspect_clips(
+        items.clips,
+        root,
+        config=config,
+        copies=chosen.copies,
+        copies_dir=run_dir.path.absolute() / COPIES_DIR,
+        journal=journal,
+        reporter=reporter,
+    )
+    items.keep(fill(clip, found[clip.audio]) for clip in items.clips)
+    if chosen.where is not None:
+        items.keep(choice.keep_where(items.clips, chosen.where))
+    for other in chosen.subtract:
+        _subtract(items, found, other, reporter)
+    matches = near_duplicates(items.clips, found, config, reporter)
+    if chosen.drop:
+        items.keep(drop_findings(items.clips, found, matches, chosen.drop))
+    matches = between(items.clips, matches)
+    _write_rejections(items, is_strict=config.strict, run_dir=run_dir, reporter=reporter)
+    items.clips = _split(items.clips, found, matches, recipe, config, reporter)
+    description = recipe.describe(items.clips) if isinstance(recipe, DescribesCorpus) else CorpusDescription()
+    verdict = Verdict(
+        name=corpus_name(name, recipe, source),
+        recipe=name,
+        check=config.check,
+        clips=items.clips,
+        listed=listed,
+        rejections=items.rejections,
+        found=found,
+        findings=audit.find(items.clips, found, near_duplicates=matches),
+        near_duplicates=matches,
+        description=description,
+        overlaps=[report_overlap(items.clips, found, other) for other in chosen.check_overlap],
+    )
+    manifest = _write_manifest(items.clips, found, chosen.copies, root, verdict.name, run_dir)
+    report = build_report(verdict) | {"fingerprint": manifest.fingerprint}
+    warn(report, reporter, is_limited=config.limit is not None)
     run_dir.write_json(run_dir.path / "report.json", report)
-    if source is not None:
-        run_dir.add_input(source, _source_fingerprint(source, clips, found))
-    return _result(report, manifest)
+    write_page(run_dir, verdict, report, root)
+    if hasattr(recipe, "root_name"):
+        drop_unused(root, kept={clip.audio for clip in items.clips} if chosen.copies is None else set())
+    write_relevance(run_dir, description)
+    exported = export(manifest, config, run_dir, reporter)
+    _add_inputs(run_dir, source, items.clips, found, chosen)
+    journal.discard()
+    return result_of(report, manifest) | ({"export": exported} if exported is not None else {})
 
 
-def recognise(recipe: str | None, source: str | None) -> tuple[str, Path | None]:
-    """Which recipe is meant: its name, or a folder or table given in its place.
-
-    Args:
-        recipe: first argument of the command.
-        source: second argument of the command.
-
-    Returns:
-        Name of a recipe, and what it reads.
-
-    Raises:
-        UnknownNameError: if it is neither a recipe nor looks like a path.
-        ConfigError: if two sources are given.
-        ManifestError: if it is a path at which nothing, or nothing usable, lies.
-    """
-    if recipe is None:
-        return DEFAULT_RECIPE, None
-    if recipe in registry.names("recipe"):
-        return recipe, None if source is None else Path(source).expanduser()
-    path = Path(recipe).expanduser()
-    if source is not None and path.exists():
-        raise ConfigError(f"{recipe} and {source}: two sources found, expected RECIPE SOURCE or one folder or table")
-    if path.is_dir():
-        return "folder", path
-    if path.is_file():
-        if path.suffix.lower() not in TABLE_SUFFIXES:
-            expected = ", ".join(TABLE_SUFFIXES)
-            raise ManifestError(f"{recipe}: is no table, expected a folder or a {expected} file; name another")
-        return "table", path
-    if "/" in recipe or recipe.startswith((".", "~")) or path.suffix.lower() in TABLE_SUFFIXES:
-        raise ManifestError(f"{recipe}: no such file or folder; expected a folder, a table or a recipe's name")
-    raise UnknownNameError(
-        "recipe", recipe, registry.names("recipe"), hint="or name a folder or a table (.csv, .tsv, .jsonl, .json, .parquet)"
+def _read_choices(config: PrepareConfig) -> _Choices:
+    for flag, value in (("--limit", config.limit), ("--workers", config.workers)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{flag} {value}: expected at least 1")
+    if config.split is not None and (not config.split.strip() or set(config.split) & set(":,")):
+        raise ConfigError(f"--split {config.split!r}: expected a name without : and , which separate splits in RUN:SPLIT")
+    check_export(config)
+    return _Choices(
+        languages=choice.read_languages(config.languages),
+        templates=choice.read_templates(config.template),
+        where=choice.read_where(config.where),
+        drop=read_checks(config.drop, config),
+        copies=copy_policy(config),
+        subtract=tuple(open_prepared(address, runs_root=config.runs_root) for address in config.subtract),
+        check_overlap=tuple(open_prepared(address, runs_root=config.runs_root) for address in config.check_overlap),
     )
 
 
-def _check_source(name: str, recipe: Recipe, source: Path | None, audio_dir: Path | None) -> None:
-    if source is None and recipe.needs_source:
-        raise ConfigError(f"recipe {name}: no source given, expected one; run `clapkit prepare {name} SOURCE`")
-    if source is not None and not recipe.needs_source:
-        raise ConfigError(f"recipe {name}: reads nothing, but source {source} is given; leave it out")
-    for path in (source, audio_dir):
-        if path is not None and not path.exists():
-            raise ManifestError(f"{path}: no such file or folder; correct the path")
-
-
-def _root(source: Path | None, audio_dir: Path | None) -> Path:
-    """Where relative audio paths start from, for recipes that read files of the user's."""
-    assert source is not None, "a recipe that makes no audio needs a source"
-    return (audio_dir or (source if source.is_dir() else source.parent)).absolute()
-
-
-def _corpus_name(recipe: str, source: Path | None) -> str:
-    if source is None or recipe not in ("folder", "table"):
-        return recipe
-    return source.stem if source.is_file() else source.resolve().name
-
-
-def _first(items: Iterable[Clip | Rejection], limit: int | None) -> Iterable[Clip | Rejection]:
+def _first(items: Iterable[Clip | Rejection], limit: int | None) -> Iterator[Clip | Rejection]:
     """Items up to the clip number ``limit``."""
     num_clips = 0
     for item in items:
@@ -144,61 +223,68 @@ def _first(items: Iterable[Clip | Rejection], limit: int | None) -> Iterable[Cli
 
 
 def _relative(item: Clip | Rejection, root: Path) -> Clip | Rejection:
-    if isinstance(item, Clip) and Path(item.audio).is_absolute() and Path(item.audio).is_relative_to(root):
+    if isinstance(item, Clip) and item.audio.startswith("/") and Path(item.audio).is_relative_to(root):
         return replace(item, audio=Path(item.audio).relative_to(root).as_posix())
     return item
 
 
-def _inspect(items: Sequence[Clip | Rejection], root: Path, config: PrepareConfig, reporter: Reporter) -> dict[str, Inspection]:
-    """Inspect every file once, also where several clips are spans of it."""
-    audio = list(dict.fromkeys(item.audio for item in items if isinstance(item, Clip)))
-    decode = config.check == "decode"
-    found = {}
-    with reporter.track("checking audio", len(audio), "files") as tracker:
-        inspections = inspect_files([root / path for path in audio], decode=decode, workers=config.workers)
-        for path, inspection in zip(audio, inspections, strict=True):
-            found[path] = inspection
-            tracker.advance()
-    return found
+def _in_exported_order(clips: list[Clip], rows: Mapping[str, int]) -> list[Clip]:
+    """Clips of an export in the order of the manifest that was exported; others as they come."""
+    is_export = bool(clips) and all(clip.id in rows for clip in clips)
+    return sorted(clips, key=lambda clip: rows[clip.id]) if is_export else clips
 
 
-def _fill(clip: Clip, inspection: Inspection) -> Clip | Rejection:
-    """Fill in what the file says, or refuse the clip."""
-    if inspection.info is None:
-        return Rejection(clip.id, inspection.problem or "cannot be used")
-    info = inspection.info
-    start_s = clip.start_s or 0.0
-    end_s = info.duration_s if clip.end_s is None else clip.end_s
-    # Counted in samples, because spans are cut at the nearest one.
-    if not round(start_s * info.sample_rate) < round(end_s * info.sample_rate) <= info.num_frames:
-        found = f"span from {start_s:g} s to {end_s:g} s"
-        return Rejection(clip.id, f"{found}, expected it inside the {info.duration_s:g} s of {clip.audio}; correct it")
-    return replace(clip, duration_s=end_s - start_s, sample_rate=info.sample_rate, num_channels=info.num_channels)
+def _choose_captions(items: _Items, chosen: _Choices, reporter: Reporter) -> None:
+    """Keep the languages that are wanted, and make captions of labels."""
+    if chosen.languages is not None:
+        items.keep(choice.keep_languages(items.clips, chosen.languages))
+    templates = chosen.templates
+    if templates is None:
+        has_labels_only = any(clip.labels for clip in items.clips) and not any(clip.captions for clip in items.clips)
+        templates = (choice.DEFAULT_TEMPLATE,) if has_labels_only else ()
+        if templates:
+            reporter.say(f"no captions, only labels: captions are made with --template {choice.DEFAULT_TEMPLATE!r}")
+    items.clips = choice.caption_by_labels(items.clips, templates)
 
 
-def _write_rejections(
-    rejections: Sequence[Rejection], *, num_clips: int, is_strict: bool, run_dir: RunDir, reporter: Reporter
-) -> None:
-    run_dir.write_lines(run_dir.rejected_path, [{"item": r.item, "reason": r.reason} for r in rejections])
-    if not rejections:
-        return
-    first = f"{rejections[0].item}: {rejections[0].reason}"
-    summary = (
-        f"{len(rejections)} of {len(rejections) + num_clips} items rejected (all in {run_dir.rejected_path}), first: {first}"
-    )
-    if not num_clips:
-        raise ManifestError(f"no usable clip: {summary}")
-    if is_strict:
-        raise ManifestError(f"--strict: {summary}")
-    reporter.warn(summary)
+def _subtract(items: _Items, found: Mapping[str, Inspection], other: PreparedRun, reporter: Reporter) -> None:
+    num_before = len(items.clips)
+    items.keep(subtract(items.clips, found, other))
+    reporter.say(f"--subtract {other.address}: {num_before - len(items.clips)} of {num_before} clips left out")
+
+
+def _write_rejections(items: _Items, *, is_strict: bool, run_dir: RunDir, reporter: Reporter) -> None:
+    rejections = items.rejections
+    records = [dataclasses.asdict(rejection) for rejection in rejections]
+    run_dir.write_lines(run_dir.rejected_path, [{k: v for k, v in record.items() if v is not None} for record in records])
+    for kind, verb in (("bad", "rejected"), ("missing", "without audio"), ("excluded", "left out as asked")):
+        of_kind = [rejection for rejection in rejections if rejection.kind == kind]
+        if not of_kind:
+            continue
+        total = len(rejections) + len(items.clips)
+        first = f"{of_kind[0].item}: {of_kind[0].reason}"
+        summary = f"{len(of_kind)} of {total} items {verb} (all in {run_dir.rejected_path}), first: {first}"
+        if not items.clips:
+            raise ManifestError(f"no usable clip: {summary}")
+        if is_strict and kind != "excluded":
+            raise ManifestError(f"--strict: {summary}")
+        if kind == "excluded":
+            reporter.say(summary)
+        else:
+            reporter.warn(summary)
 
 
 def _split(
-    clips: list[Clip], found: dict[str, Inspection], recipe: Recipe, config: PrepareConfig, reporter: Reporter
+    clips: list[Clip],
+    found: Mapping[str, Inspection],
+    matches: Sequence[Pair] | None,
+    recipe: Recipe,
+    config: PrepareConfig,
+    reporter: Reporter,
 ) -> list[Clip]:
     """Give every clip a split: the user's, the corpus's own, or a seeded draw."""
     if config.split is not None:
-        return [replace(clip, split=config.split) for clip in clips]
+        return [clip.in_split(config.split) for clip in clips]
     without = [clip for clip in clips if clip.split is None]
     if not without:
         return clips
@@ -208,8 +294,10 @@ def _split(
             "fill them in, or put everything into one with --split"
         )
     shares = recipe.shares if isinstance(recipe, splits.HasShares) else splits.Shares()
-    # Copies of one file count as one source, so that they do not leak from train into test.
+    # Copies of one sound count as one source, so that they do not leak from train into test.
     sources = [clip.source or found[clip.audio].content or clip.id for clip in clips]
+    pairs = [*_same_bytes(clips, found), *(pair[:2] for pair in matches or ())]
+    sources = splits.join_sources([clip.id for clip in clips], sources, pairs)
     assigned = splits.assign(clips, sources, shares=shares, seed=config.seed)
     if {clip.split for clip in assigned} == {"train"} and shares.val + shares.test > 0:
         reporter.warn(
@@ -219,37 +307,54 @@ def _split(
     return assigned
 
 
-def _warn(report: dict[str, Any], reporter: Reporter) -> None:
-    """Say what is allowed but may be wrong."""
-    for key in ("silent", "clipped"):
-        if report[key] and report[key]["num_clips"]:
-            found = report[key]
-            reporter.warn(f"{key} clips: {found['num_clips']}, first: {found['ids'][0]}; see report.json")
-    duplicates = report["duplicates"]
-    if duplicates and duplicates["num_groups"]:
-        across = duplicates["num_groups_across_splits"]
-        reporter.warn(
-            f"groups of clips that are copies of one file: {duplicates['num_groups']}, of these across splits: {across}, "
-            f"first: {', '.join(duplicates['groups'][0][:3])}; see report.json"
-        )
+def _same_bytes(clips: Sequence[Clip], found: Mapping[str, Inspection]) -> Iterator[tuple[str, str]]:
+    """Ids of clips that are copies of an earlier one, also where their sources are called differently."""
+    first: dict[tuple[str, float | None, float | None], str] = {}
+    for clip in clips:
+        content = found[clip.audio].content
+        if content is not None:
+            earlier = first.setdefault((content, clip.start_s, clip.end_s), clip.id)
+            if earlier != clip.id:
+                yield earlier, clip.id
 
 
-def _source_fingerprint(source: Path, clips: Sequence[Clip], found: dict[str, Inspection]) -> str:
-    """Hash of a table, or of the content of all audio of a folder (paths and durations where it was not decoded)."""
-    if source.is_file():
+def _write_manifest(
+    clips: Sequence[Clip],
+    found: Mapping[str, Inspection],
+    copies: CopyPolicy | None,
+    root: Path,
+    name: str,
+    run_dir: RunDir,
+) -> Manifest:
+    """Write ``files.parquet`` and ``manifest.jsonl``; the clips point at the copies where copies were made."""
+    used = {clip.audio: found[clip.audio] for clip in clips}
+    if copies is not None:
+        root = run_dir.path.absolute() / COPIES_DIR
+        clips = use_copies(clips, found, copies)
+        drop_copies([audio for audio in found if audio not in used], root, copies)
+        used = {copy_name(audio, copies.format): inspection for audio, inspection in used.items()}
+    sizes = {} if copies is None else {audio: (root / audio).stat().st_size for audio in used}
+    with atomic_path(run_dir.path / FILES) as temporary:
+        file_table.write(temporary, used.items(), sizes=sizes)
+    with atomic_path(run_dir.manifest_path) as temporary:
+        manifest = Manifest.write(temporary, clips, root=root, name=name)
+    return manifest
+
+
+def _add_inputs(
+    run_dir: RunDir, source: Path | None, clips: Sequence[Clip], found: Mapping[str, Inspection], chosen: _Choices
+) -> None:
+    if source is not None:
+        run_dir.add_input(source, _source_fingerprint(source, clips, found))
+    for other in (*chosen.subtract, *chosen.check_overlap):
+        run_dir.add_input(other.path, other.fingerprint)
+
+
+def _source_fingerprint(source: Path, clips: Sequence[Clip], found: Mapping[str, Inspection]) -> str:
+    """Hash of a file, or of the content of all audio of a folder (paths and durations where it was not decoded)."""
+    if source.is_file() and not is_pattern(source):
         return file_fingerprint(source)
     digest = hashlib.sha256()
     for clip in clips:
         digest.update(f"{clip.audio}\t{found[clip.audio].content or clip.duration_s}\n".encode())
     return digest.hexdigest()
-
-
-def _result(report: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
-    result: dict[str, Any] = {"manifest": "manifest.jsonl", "fingerprint": manifest.fingerprint, "report": "report.json"}
-    result |= {key: report[key] for key in ("name", "recipe", "check", "num_clips", "num_captions", "hours")}
-    result["splits"] = {name: size["num_clips"] for name, size in report["splits"].items()}
-    result["num_rejected"] = report["num_rejected"]
-    for key in ("silent", "clipped"):
-        result[f"num_{key}"] = None if report[key] is None else report[key]["num_clips"]
-    result["num_duplicate_groups"] = None if report["duplicates"] is None else report["duplicates"]["num_groups"]
-    return result

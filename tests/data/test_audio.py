@@ -75,7 +75,7 @@ def test_channels_are_averaged(tmp_path: Path, num_channels: int) -> None:
 
 
 def test_a_file_longer_than_a_block_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "_BLOCK_FRAMES", 300)
+    monkeypatch.setattr(audio, "_BLOCK_VALUES", 600)
     path = write(tmp_path / "a.wav", ramp(1000, 2))
     np.testing.assert_allclose(audio.load(path, sample_rate=RATE), ramp(1000)[:, 0] + 0.125, atol=1e-4)
     assert audio.check(path).num_frames == 1000
@@ -125,12 +125,51 @@ def test_statistics_of_a_small_file(tmp_path: Path) -> None:
     # Samples 0.5, -1, 0.5, 1: mean 1/4; mean square 2.5/4; variance 0.625 - 0.0625 = 0.5625 = 0.75^2; 2 of 4 clipped.
     path = write(tmp_path / "a.wav", np.array([0.5, -1.0, 0.5, 1.0]), subtype="FLOAT")
     _, found = audio.examine(path)
-    assert found == audio.AudioStatistics(peak=1.0, rms=0.75, dc_offset=0.25, clipped_share=0.5)
+    assert found == audio.AudioStatistics(1.0, 0.75, 0.25, 0.5, channel_rms=(0.75,), channel_dc_offsets=(0.25,))
 
 
 def test_the_ceiling_of_16_bit_audio_counts_as_clipped(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", np.array([0.0, 1.5, -1.5, 0.99]), subtype="PCM_16")
     assert audio.examine(path)[1].clipped_share == 0.5
+
+
+def test_a_header_check_names_format_and_coding(tmp_path: Path) -> None:
+    info = audio.probe(write(tmp_path / "a.wav", ramp(100), subtype="PCM_24"))
+    assert (info.format, info.subtype, info.length_problem) == ("WAV", "PCM_24", "")
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 3])
+def test_a_listener_hears_the_mean_of_the_channels_once_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_channels: int
+) -> None:
+    monkeypatch.setattr(audio, "_BLOCK_VALUES", 600)
+    path = write(tmp_path / "a.wav", ramp(1000, num_channels), subtype="FLOAT")
+    heard: list[np.ndarray] = []
+    infos = []
+
+    def listen(info: audio.AudioInfo, mono: np.ndarray) -> None:
+        infos.append(info)
+        heard.append(mono)
+
+    audio.examine(path, listen=listen)
+    assert len(heard) == -(-1000 * num_channels // 600)
+    assert {block.dtype for block in heard} == {np.dtype(np.float32)}
+    assert set(infos) == {audio.AudioInfo(RATE, 1000, num_channels)}
+    np.testing.assert_array_equal(np.concatenate(heard), audio.load(path, sample_rate=RATE))
+
+
+def test_a_file_of_a_thousand_channels_is_read_in_blocks_of_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "_BLOCK_VALUES", 1 << 14)
+    samples = np.zeros((100, 1024), dtype=np.float32)
+    samples[:, 7] = ramp(100)[:, 0]
+    sizes: list[int] = []
+    path = write(tmp_path / "a.wav", samples, subtype="FLOAT")
+    info, found = audio.examine(path, listen=lambda info, mono: sizes.append(len(mono)))
+    assert info == audio.AudioInfo(RATE, 100, 1024)
+    assert sizes == [16] * 6 + [4]  # 16 * 1024 = 1 << 14
+    assert [channel for channel, rms in enumerate(found.channel_rms) if rms] == [7]
 
 
 # Bad files --------------------------------------------------------------------------------------------------------------
@@ -221,6 +260,54 @@ def test_a_flac_that_does_not_say_its_length_is_refused(tmp_path: Path) -> None:
     content[8 + 14 : 8 + 18] = bytes(4)
     path.write_bytes(content)
     expect_error(path, "does not say how long it is")
+
+
+def with_header(path: Path, position: int, value: bytes) -> Path:
+    content = bytearray(path.read_bytes())
+    content[position : position + len(value)] = value
+    path.write_bytes(content)
+    return path
+
+
+def rejecting_check(path: Path) -> str:
+    with pytest.raises(AudioError) as raised:
+        audio.check(path)
+    return raised.value.check
+
+
+def test_every_refusal_names_its_check(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.mp3").write_text("<html>not found</html>" * 50)
+    assert rejecting_check(tmp_path / "empty.wav") == "empty"
+    assert rejecting_check(write(tmp_path / "no frames.wav", np.zeros(0))) == "empty"
+    assert rejecting_check(tmp_path / "text.mp3") == "unreadable"
+    assert rejecting_check(tmp_path / "missing.wav") == "unreadable"
+    assert rejecting_check(write(tmp_path / "nan.wav", np.full(9, np.nan), subtype="FLOAT")) == "not_finite"
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".au", ".caf", ".flac", ".ogg", ".mp3"])
+def test_a_cut_file_of_any_format_is_called_truncated(tmp_path: Path, suffix: str) -> None:
+    assert rejecting_check(truncate(write(tmp_path / f"a{suffix}", noise(24000), rate=24000))) == "truncated"
+
+
+@pytest.mark.parametrize("sample_rate", [1, 99, 10_000_001, 2_000_000_000])
+def test_a_header_with_an_absurd_sample_rate_is_refused(tmp_path: Path, sample_rate: int) -> None:
+    path = with_header(write(tmp_path / "a.wav", ramp(100)), 24, sample_rate.to_bytes(4, "little"))
+    expect_error(path, f"its header says {sample_rate} Hz, expected 100 to 10000000 Hz; encode it again")
+    assert rejecting_check(path) == "unreadable"
+
+
+def test_a_header_with_ten_thousand_channels_is_refused(tmp_path: Path) -> None:
+    path = with_header(write(tmp_path / "a.wav", ramp(100)), 22, (10_000).to_bytes(2, "little"))
+    expect_error(path, "cannot be read as audio")
+    assert rejecting_check(path) == "unreadable"
+
+
+def test_damage_in_the_middle_of_a_flac_is_not_called_truncated(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", noise(24000))
+    path = with_header(path, path.stat().st_size // 2, bytes(50))
+    expect_error(path, "decoding failed near frame 0 of 24000")
+    assert rejecting_check(path) == "unreadable"
 
 
 def test_a_waveform_too_short_for_the_sample_rate_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clapkit.data.splits import Shares, assign, draw, read_shares
+from clapkit.data.splits import Shares, assign, draw, join_sources, read_shares
 from clapkit.errors import ConfigError, ManifestError
 from clapkit.types import Clip
 
@@ -100,3 +100,10 @@ def test_shares_that_leave_nothing_to_train_are_refused(val: float, test: float)
 def test_shares_that_nobody_gave_are_not_required() -> None:
     assert read_shares(None, None) == Shares(0.1, 0.1, required=False)
     assert read_shares(0.2, None) == Shares(0.2, 0.1, required=True)
+
+
+def test_joined_sources_are_handed_on() -> None:
+    ids, sources = ["a", "b", "c", "d", "e"], ["s1", "s2", "s3", "s4", "s1"]
+    # a-b and b-c join s1, s2 and s3; e has the source of a.
+    assert join_sources(ids, sources, [("b", "a"), ("c", "b")]) == ["s1", "s1", "s1", "s4", "s1"]
+    assert join_sources(ids, sources, []) == sources

@@ -116,3 +116,21 @@ def test_a_missing_table_is_refused(tmp_path: Path) -> None:
         read_table(tmp_path / "t.csv")
     with pytest.raises(ManifestError, match=r"cannot be read as Parquet \("):
         read_table(tmp_path / "t.parquet")
+
+
+def test_a_csv_without_header_takes_the_given_names(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path / "t.csv", 'x1,"a, b"\nx2,c,d\n'), columns=("id", "label"))
+    assert table.columns == ["id", "label"]
+    assert table.rows[0].cells == {"id": "x1", "label": "a, b"}
+    assert (table.rows[0].place, table.rows[0].problem) == ("line 1", None)
+    assert "3 cells found, 2 expected" in (table.rows[1].problem or "")
+
+
+def test_comment_lines_are_no_rows_and_keep_their_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", '# made, by "hand\n#\n# id, label\nx1, "a, b"\n')
+    (row,) = read_table(path, columns=("id", "label"), comment="#").rows
+    assert "3 cells found, 2 expected" in (row.problem or "")  # the blank keeps the quote from opening a cell
+    table = read_table(path, columns=("id", "label"), comment="#", skip_initial_space=True)
+    assert [(row.place, row.cells) for row in table.rows] == [("line 4", {"id": "x1", "label": "a, b"})]
+    with pytest.raises(ManifestError, match="holds no row, expected at least one"):
+        read_table(write(tmp_path / "c.csv", "# nothing\n"), columns=("id", "label"), comment="#")

@@ -1,9 +1,19 @@
 import io
 import struct
 
+import numpy as np
 import pytest
+import soundfile
 
-from clapkit.data.truncation import missing_bytes
+from clapkit.data.truncation import flac_ends_early, look_at_length
+
+
+def missing_bytes(file: io.BytesIO) -> tuple[int, int] | None:
+    return look_at_length(file, len(file.getvalue()))[0]
+
+
+def length_problem(file: io.BytesIO) -> str | None:
+    return look_at_length(file, len(file.getvalue()))[1] or None
 
 
 def wav(claimed: int, found: int, *, order: str = "<", extra: bytes = b"") -> io.BytesIO:
@@ -52,3 +62,103 @@ def test_an_ogg_file_is_whole_when_its_last_page_is() -> None:
 def test_other_formats_make_no_claim_that_is_checked_here() -> None:
     assert missing_bytes(io.BytesIO(b"fLaC" + bytes(100))) is None
     assert missing_bytes(io.BytesIO(b"")) is None
+
+
+def caf(claimed: int, found: int) -> io.BytesIO:
+    return io.BytesIO(
+        b"caff" + bytes(4) + b"desc" + struct.pack(">q", 32) + bytes(32) + b"data" + struct.pack(">q", claimed) + bytes(found)
+    )
+
+
+def test_a_caf_that_ends_early_gives_both_numbers() -> None:
+    assert missing_bytes(caf(100, 60)) == (60, 100)
+    assert missing_bytes(caf(100, 100)) is None
+    assert missing_bytes(caf(-1, 60)) is None
+
+
+# Odd lengths ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_length_that_is_as_claimed_is_no_problem(order: str) -> None:
+    assert length_problem(wav(100, 100, order=order)) is None
+    info = b"LIST" + struct.pack(order + "I", 2000) + bytes(2000)
+    assert length_problem(io.BytesIO(wav(101, 102, order=order).getvalue() + info)) is None
+
+
+@pytest.mark.parametrize("claimed", [0x7FFFF000, 0xFFFFFFFF])
+def test_a_length_that_is_left_open_is_a_problem(claimed: int) -> None:
+    assert "leaves the length open" in (length_problem(wav(claimed, 60)) or "")
+
+
+def test_audio_behind_the_claimed_end_is_a_problem() -> None:
+    # 513 bytes follow; 512, or 1 % of 100,000 = 1000, are let pass.
+    assert "claims 100 bytes of audio, 513 bytes follow" in (length_problem(wav(100, 613)) or "")
+    assert length_problem(wav(100, 612)) is None
+    assert length_problem(wav(100_000, 101_000)) is None
+    assert length_problem(wav(100_000, 101_001)) is not None
+
+
+def test_an_ogg_stream_must_end_with_a_page_that_says_so() -> None:
+    page = bytearray(ogg_page(bytes(300)))
+    assert "not marked as the last" in (length_problem(io.BytesIO(page)) or "")
+    page[5] = 4
+    assert length_problem(io.BytesIO(page)) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"OggS", b"fLaC" + bytes(100), b"RIFF", b".snd"])
+def test_what_makes_no_claim_has_no_problem_with_it(content: bytes) -> None:
+    assert length_problem(io.BytesIO(content)) == (
+        "its last Ogg page is not marked as the last, it may be cut" if content == b"OggS" else None
+    )
+
+
+# FLAC -------------------------------------------------------------------------------------------------------------------
+
+
+def flac(num_frames: int, num_channels: int = 1) -> bytes:
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (num_frames, num_channels))
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, 44100, format="FLAC")
+    return stream.getvalue()
+
+
+def ends_early(content: bytes) -> bool:
+    return flac_ends_early(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("num_frames", [1, 100, 4096, 4097, 30000])
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_a_whole_flac_does_not_end_early(num_frames: int, num_channels: int) -> None:
+    assert not ends_early(flac(num_frames, num_channels))
+
+
+@pytest.mark.parametrize("num_bytes", [1, 2, 100, 5000, 20000])
+def test_a_flac_that_lacks_bytes_at_its_end_ends_early(num_bytes: int) -> None:
+    assert ends_early(flac(30000)[:-num_bytes])
+
+
+def test_a_flac_that_was_cut_between_frames_ends_early() -> None:
+    whole = flac(30000)  # 7 blocks of 4096, the last has 1328
+    first_of_last = whole.rfind(b"\xff\xf8")
+    while not ends_early(whole[:first_of_last]) or whole[first_of_last + 4] != 7:
+        first_of_last = whole.rfind(b"\xff\xf8", 0, first_of_last)
+    assert ends_early(whole[:first_of_last])
+
+
+def test_a_flac_that_promises_more_than_its_last_frame_ends_early() -> None:
+    content = bytearray(flac(30000))
+    content[22:26] = (90000).to_bytes(4)
+    assert ends_early(bytes(content))
+
+
+def test_a_flac_with_damage_in_the_middle_does_not_end_early() -> None:
+    content = bytearray(flac(30000))
+    content[20000:20050] = bytes(50)
+    assert not ends_early(bytes(content))
+
+
+def test_what_is_no_flac_does_not_end_early() -> None:
+    assert not ends_early(b"")
+    assert not ends_early(b"fLaC")
+    assert not ends_early(b"RIFF" + bytes(100))

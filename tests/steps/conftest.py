@@ -1,6 +1,7 @@
 """A tiny untrained model, six sounds, and the runs that prepare and train would leave."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 import soundfile
 import torch
 
+from clapkit.config import PrepareConfig, resolve
 from clapkit.data.manifest import Manifest
 from clapkit.encoders.dual import DualEncoder
 from clapkit.run_dir import RunDir
+from clapkit.steps import prepare
 from clapkit.types import Caption, Clip
 
 SAMPLE_RATE = 8000
@@ -123,3 +126,70 @@ def retag(corpus):
         return dataclasses.replace(corpus, clips=clips)
 
     return change
+
+
+class PrepareCall:
+    """One call of the step ``prepare`` and what it left behind."""
+
+    def __init__(self, runs_root, name, *, resume, **given):
+        config = resolve(PrepareConfig, {"runs_root": runs_root} | given)
+        self.path = runs_root / "prepare" / name
+        self.reporter = RecordingReporter()
+        run_dir = RunDir.create(
+            self.path, step="prepare", config=config.resolved(), seed=config.seed, overwrite=not resume, resume=resume
+        )
+        try:
+            self.result = prepare.run(config, run_dir, self.reporter)
+            run_dir.finish(self.result)
+        finally:
+            run_dir.release()
+
+    @property
+    def manifest(self):
+        return Manifest.load(self.path / "manifest.jsonl")
+
+    @property
+    def report(self):
+        return json.loads((self.path / "report.json").read_text())
+
+    @property
+    def inputs(self):
+        return json.loads((self.path / "run.json").read_text())["inputs"]
+
+    @property
+    def rejected(self):
+        return read_lines(self.path / "rejected.jsonl")
+
+    @property
+    def ids(self):
+        return [clip.id for clip in self.manifest]
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def call_prepare(tmp_path):
+    """Calls the step under ``tmp_path / "runs"``: ``call_prepare(recipe=..., name="a")``."""
+
+    def call(*, name="run", resume=False, **given):
+        return PrepareCall(tmp_path / "runs", name, resume=resume, **given)
+
+    return call
+
+
+@pytest.fixture
+def write_melody():
+    """Writes four seconds of random notes: what the comparison of sounds can tell apart."""
+
+    def write(path, key, *, gain=0.5, num_channels=1, sample_rate=SAMPLE_RATE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        time = np.arange(sample_rate * 4) / sample_rate
+        notes = np.random.default_rng(key).uniform((200, 1), (3000, 7), (12, 2))
+        tones = [np.sin(2 * np.pi * pitch * time) * (np.sin(2 * np.pi * beat * time) > 0) for pitch, beat in notes]
+        samples = gain * sum(tones) / len(tones)
+        soundfile.write(path, np.stack([samples] * num_channels, axis=1), sample_rate, subtype="PCM_16")
+        return path
+
+    return write

@@ -104,3 +104,99 @@ def test_auto_names_a_device_that_exists():
 def test_devices_that_do_not_exist_are_refused(name, message):
     with pytest.raises(ConfigError, match=message):
         inputs.choose_device(name)
+
+
+# Prepare runs are checked against what prepare left ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared(tmp_path, call_prepare, write_melody):
+    for key in range(2):
+        write_melody(tmp_path / "sounds" / f"{key}.wav", key)
+    return call_prepare(name="mine", recipe=str(tmp_path / "sounds"), split="test")
+
+
+def test_a_prepare_run_is_taken_as_prepare_left_it(prepared, tmp_path):
+    found = inputs.resolve_prepared("mine", runs_root=tmp_path / "runs")
+    assert found.manifest.fingerprint == prepared.result["fingerprint"]
+
+
+def test_a_manifest_that_was_edited_is_refused_unless_the_file_itself_is_named(prepared, tmp_path):
+    path = prepared.path / "manifest.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    for address in ("mine", str(prepared.path), None):
+        with pytest.raises(ManifestError, match=r"holds clips [0-9a-f]{12}, but prepare wrote [0-9a-f]{12}; prepare again, or"):
+            inputs.resolve_prepared(address, runs_root=tmp_path / "runs")
+    assert len(inputs.resolve_prepared(str(path), runs_root=tmp_path / "runs").manifest) == 1
+
+
+def test_audio_that_was_replaced_is_refused(prepared, tmp_path):
+    sound = tmp_path / "sounds" / "1.wav"
+    sound.write_bytes(sound.read_bytes()[:-10])
+    size = sound.stat().st_size
+    message = rf"mine: 1 of 2 audio files changed .* first: 1\.wav has {size} bytes, {size + 10} when it was checked; restore"
+    with pytest.raises(ManifestError, match=message):
+        inputs.resolve_prepared("mine", runs_root=tmp_path / "runs")
+
+
+def test_audio_that_is_gone_is_refused(prepared, tmp_path):
+    (tmp_path / "sounds" / "0.wav").unlink()
+    with pytest.raises(ManifestError, match=r"1 of 2 audio files changed since they were checked, first: 0\.wav is gone"):
+        inputs.resolve_prepared(None, runs_root=tmp_path / "runs")
+
+
+def test_the_data_of_a_model_are_checked_as_well(prepared, tmp_path, make_run, model):
+    train = make_run("train", "heard", inputs=[(prepared.path, prepared.result["fingerprint"])])
+    model.save(train.model_dir)
+    train.finish({})
+    (tmp_path / "sounds" / "0.wav").unlink()
+    source = inputs.resolve_model("heard", runs_root=tmp_path / "runs")
+    with pytest.raises(ManifestError, match=r"0\.wav is gone"):
+        inputs.resolve_data(None, model=source, runs_root=tmp_path / "runs")
+
+
+def trained_on(prepared, make_run, model):
+    train = make_run("train", "heard", inputs=[(prepared.path / "manifest.jsonl", prepared.result["fingerprint"])])
+    model.save(train.model_dir)
+    train.finish({})
+
+
+def test_the_data_of_a_model_are_checked_where_it_recorded_the_manifest_as_train_does(prepared, tmp_path, make_run, model):
+    trained_on(prepared, make_run, model)
+    source = inputs.resolve_model("heard", runs_root=tmp_path / "runs")
+    assert len(inputs.resolve_data(None, model=source, runs_root=tmp_path / "runs").manifest) == 2
+    (tmp_path / "sounds" / "0.wav").unlink()
+    with pytest.raises(ManifestError, match=r"1 of 2 audio files changed since they were checked, first: 0\.wav is gone"):
+        inputs.resolve_data(None, model=source, runs_root=tmp_path / "runs")
+
+
+def test_data_that_were_prepared_again_in_another_way_are_not_those_of_the_model(prepared, tmp_path, make_run, model):
+    trained_on(prepared, make_run, model)
+    path = prepared.path / "manifest.jsonl"
+    path.write_text(path.read_text().replace('"split": "test"', '"split": "train"'))
+    source = inputs.resolve_model("heard", runs_root=tmp_path / "runs")
+    with pytest.raises(ManifestError, match=r"holds clips [0-9a-f]{12}, but heard was trained on [0-9a-f]{12}; restore them"):
+        inputs.resolve_data(None, model=source, runs_root=tmp_path / "runs")
+    assert len(inputs.resolve_data(str(path), model=source, runs_root=tmp_path / "runs").manifest) == 2
+
+
+def test_originals_may_go_where_decoded_copies_are_kept(tmp_path, call_prepare, write_melody):
+    sound = write_melody(tmp_path / "sounds" / "a.wav", 1)
+    done = call_prepare(name="copied", recipe=str(tmp_path / "sounds"), split="test", cache_audio="flac")
+    sound.unlink()
+    assert len(inputs.resolve_prepared("copied", runs_root=tmp_path / "runs").manifest) == 1
+    (done.path / "decoded" / "a.wav.flac").write_bytes(b"fLaC")
+    with pytest.raises(ManifestError, match=r"a\.wav\.flac has 4 bytes"):
+        inputs.resolve_prepared("copied", runs_root=tmp_path / "runs")
+
+
+def test_runs_of_versions_without_a_table_of_files_still_load(prepared, tmp_path):
+    (prepared.path / "files.parquet").unlink()
+    (tmp_path / "sounds" / "0.wav").unlink()
+    assert len(inputs.resolve_prepared("mine", runs_root=tmp_path / "runs").manifest) == 2
+
+
+def test_a_damaged_table_of_files_is_refused(prepared, tmp_path):
+    (prepared.path / "files.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ManifestError, match=r"files\.parquet: cannot be read \(.*\); run prepare again"):
+        inputs.resolve_prepared("mine", runs_root=tmp_path / "runs")

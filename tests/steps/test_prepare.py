@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
@@ -19,7 +20,11 @@ RATE = 8000
 
 class Listener(SilentReporter):
     def __init__(self) -> None:
+        self.said: list[str] = []
         self.warnings: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
@@ -286,6 +291,9 @@ def test_a_folder_without_sound_is_an_error(tmp_path: Path) -> None:
         ({"recipe": "folder", "source": ".", "options": ("capshuns=none",)}, UnknownNameError, "did you mean 'captions'?"),
         ({"recipe": "folder", "source": ".", "options": ("captions=all",)}, ConfigError, "expected one of auto, folder"),
         ({"recipe": "folder", "source": ".", "limit": 0}, ConfigError, "--limit 0: expected at least 1"),
+        ({"recipe": "folder", "source": ".", "split": " "}, ConfigError, "--split ' ': expected a name without : and ,"),
+        ({"recipe": "folder", "source": ".", "split": "a,b"}, ConfigError, "--split 'a,b': expected a name without : and ,"),
+        ({"recipe": "folder", "source": ".", "split": "a:b"}, ConfigError, "--split 'a:b': expected a name without : and ,"),
         ({"recipe": "folder", "source": ".", "workers": 0}, ConfigError, "--workers 0: expected at least 1"),
     ],
 )
@@ -307,3 +315,231 @@ def test_folders_and_tables_are_recognised(tmp_path: Path) -> None:
         prepare.recognise(str(tmp_path / "notes.txt"), None)
     with pytest.raises(ConfigError, match="two sources found"):
         prepare.recognise(str(tmp_path), str(tmp_path))
+
+
+# Which clips and captions -----------------------------------------------------------------------------------------------
+
+
+def labelled(folder: Path) -> Path:
+    """Three clips in two classes, without captions."""
+    for i in range(3):
+        sound(folder / f"{i}.wav", key=i)
+    (folder / "t.csv").write_text("audio,label,split\n0.wav,dog,train\n1.wav,cat;dog,train\n2.wav,cat,test\n")
+    return folder / "t.csv"
+
+
+def spoken(done: Run) -> list[list[str]]:
+    return [[caption.text for caption in clip.captions] for clip in done.manifest]
+
+
+def test_a_filter_keeps_what_satisfies_it_and_lists_the_rest_as_excluded(tmp_path: Path) -> None:
+    done = Run(tmp_path, recipe=str(labelled(tmp_path)), where="'cat' in labels and duration_s < 1", strict=True)
+    assert [clip.id for clip in done.manifest] == ["1", "2"]
+    assert done.rejected == [
+        {
+            "item": "0",
+            "reason": "does not satisfy --where 'cat' in labels and duration_s < 1",
+            "kind": "excluded",
+            "split": "train",
+        }
+    ]
+    assert (done.result["num_excluded"], done.result["num_rejected"]) == (1, 0)
+    assert any(line.startswith("1 of 3 items left out as asked") for line in done.listener.said)
+    assert done.listener.warnings == []
+
+
+def test_a_filter_that_keeps_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no usable clip: 3 of 3 items left out as asked .*first: 0: does not satisfy"):
+        run(tmp_path, recipe=str(labelled(tmp_path)), where="duration_s > 60")
+
+
+def test_captions_in_other_languages_are_left_out(tmp_path: Path) -> None:
+    for i in range(2):
+        sound(tmp_path / f"{i}.wav", key=i)
+    (tmp_path / "t.csv").write_text(
+        "audio,caption,lang,split\n0.wav,Rain.,en,train\n0.wav,Regen.,de,train\n1.wav,Wind und Regen.,de,train\n"
+    )
+    done = Run(tmp_path, recipe=str(tmp_path / "t.csv"), languages="en")
+    assert spoken(done) == [["Rain."]]
+    assert done.report["languages"] == {"en": 1}
+    assert [(row["item"], row["kind"]) for row in done.rejected] == [("1", "excluded")]
+
+
+def test_labels_become_captions_where_a_corpus_has_no_others_and_that_is_said(tmp_path: Path) -> None:
+    done = Run(tmp_path, recipe=str(labelled(tmp_path)))
+    assert spoken(done) == [["This is a sound of dog."], ["This is a sound of cat and dog."], ["This is a sound of cat."]]
+    assert "no captions, only labels: captions are made with --template 'This is a sound of {}.'" in done.listener.said
+
+
+def test_captions_that_are_there_keep_the_default_template_away(tmp_path: Path) -> None:
+    for i in range(2):
+        sound(tmp_path / f"{i}.wav", key=i)
+    (tmp_path / "t.jsonl").write_text(
+        '{"audio": "0.wav", "label": "dog", "caption": "Woof."}\n{"audio": "1.wav", "label": "cat", "caption": "Meow."}\n'
+    )
+    done = Run(tmp_path, recipe=str(tmp_path / "t.jsonl"), split="test")
+    assert spoken(done) == [["Woof."], ["Meow."]]
+    assert not any("--template" in line for line in done.listener.said)
+    asked = Run(tmp_path, recipe=str(tmp_path / "t.jsonl"), split="test", template=("{}!",))
+    assert spoken(asked) == [["Woof.", "dog!"], ["Meow.", "cat!"]]
+
+
+def test_no_template_and_several_templates(tmp_path: Path) -> None:
+    table = labelled(tmp_path)
+    assert spoken(Run(tmp_path, recipe=str(table), template=("none",))) == [[], [], []]
+    two = Run(tmp_path, recipe=str(table), template=("a {}", "the {}"))
+    assert spoken(two) == [["a dog", "the dog"], ["a cat and dog", "the cat and dog"], ["a cat", "the cat"]]
+    assert two.result["num_captions"] == 6
+
+
+def test_a_template_in_a_label_is_not_filled_in_again(tmp_path: Path) -> None:
+    sound(tmp_path / "0.wav")
+    (tmp_path / "t.csv").write_text("audio,label,split\n0.wav,odd {} name,train\n")
+    assert spoken(Run(tmp_path, recipe=str(tmp_path / "t.csv"), template=("a {}",))) == [["a odd {} name"]]
+
+
+# Findings that reject ---------------------------------------------------------------------------------------------------
+
+
+def test_silence_can_be_dropped(tmp_path: Path) -> None:
+    source = corpus(tmp_path / "x", num_clips=3)
+    sound(source / "dog" / "nothing.wav", level=0.0)
+    done = Run(tmp_path, recipe=str(source), drop="silent, clipped", split="test")
+    assert len(done.manifest) == 3
+    assert done.rejected == [
+        {"item": "dog/nothing", "reason": "RMS 0 (--drop silent)", "kind": "excluded", "check": "silent"},
+    ]
+    assert done.report["silent"]["num_clips"] == 0
+    assert done.report["checks"]["silent"]["num_items"] == 1
+    assert (done.result["num_rejected"], done.result["num_excluded"]) == (0, 1)
+
+
+def test_of_copies_the_first_stays(tmp_path: Path) -> None:
+    for name, key in (("a", 1), ("b", 2), ("c", 1), ("d", 1)):
+        sound(tmp_path / "x" / f"{name}.wav", key=key)
+    done = Run(tmp_path, recipe=str(tmp_path / "x"), drop="duplicate", split="test")
+    assert [clip.id for clip in done.manifest] == ["a", "b"]
+    assert [(row["item"], row["check"]) for row in done.rejected] == [("c", "duplicate"), ("d", "duplicate")]
+    assert done.report["duplicates"]["num_groups"] == 0
+
+
+def test_of_clips_that_sound_the_same_the_first_stays(tmp_path: Path, write_melody: Any) -> None:
+    for name, key, gain in (("a", 1, 0.5), ("b", 1, 0.2), ("c", 2, 0.5)):
+        write_melody(tmp_path / "x" / f"{name}.wav", key, gain=gain)
+    done = Run(tmp_path, recipe=str(tmp_path / "x"), drop="near_duplicate", split="test")
+    assert [clip.id for clip in done.manifest] == ["a", "c"]
+    assert [(row["item"], row["check"]) for row in done.rejected] == [("b", "near_duplicate")]
+    assert done.report["near_duplicates"]["num_groups"] == 0
+
+
+def test_a_finding_about_a_caption_drops_the_caption_or_its_clip(tmp_path: Path) -> None:
+    for i in range(3):
+        sound(tmp_path / f"{i}.wav", key=i)
+    (tmp_path / "t.csv").write_text("audio,caption\n0.wav,Rain &amp; wind\n0.wav,It rains.\n1.wav,Hail.\n2.wav,A &lt;b&gt; c\n")
+    done = Run(tmp_path, recipe=str(tmp_path / "t.csv"), drop="html_entity", split="test")
+    assert not any("&" in caption for captions in spoken(done) for caption in captions)
+    assert {row["check"] for row in done.rejected} == {"html_entity"}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"drop": "slient"}, UnknownNameError, "unknown check of --drop 'slient': did you mean 'silent'"),
+        ({"drop": "truncated"}, UnknownNameError, "unknown check of --drop 'truncated'"),
+        ({"drop": "silent", "check": "header"}, ConfigError, "--drop silent: is not looked for with --check header"),
+        ({"where": "loudness > 3"}, ConfigError, "no column 'loudness'"),
+        ({"template": ("a dog",)}, ConfigError, "--template 'a dog': no place for the label"),
+        ({"languages": ","}, ConfigError, "--languages ',': expected language tags"),
+        ({"languages": "fr"}, ManifestError, "--languages fr: no caption in any of them, languages found: en"),
+        ({"cache_rate": 5}, ConfigError, "--cache-rate 5: no copies are kept"),
+        ({"shard_size": 5}, ConfigError, "--shard-size 5: nothing is exported"),
+    ],
+)
+def test_a_choice_that_cannot_be_meant_is_refused(
+    tmp_path: Path, given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(tmp_path, recipe=str(corpus(tmp_path / "x", num_clips=2)), **given)
+    assert not (tmp_path / "run" / "manifest.jsonl").exists()
+
+
+def test_checks_that_need_no_decoding_can_drop_after_a_header_check(tmp_path: Path) -> None:
+    sound(tmp_path / "x" / "a.wav")
+    sound(tmp_path / "x" / "b.wav", num_frames=80)
+    done = Run(tmp_path, recipe=str(tmp_path / "x"), drop="too_short", check="header", split="test")
+    assert [clip.id for clip in done.manifest] == ["a"]
+
+
+# Near duplicates and splits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_sound_never_falls_in_two_splits(tmp_path: Path, write_melody: Any, seed: int) -> None:
+    for key in range(10):
+        write_melody(tmp_path / "x" / f"{key}.wav", key)
+        write_melody(tmp_path / "x" / f"{key}_soft.wav", key, gain=0.2)
+    done = Run(tmp_path, recipe=str(tmp_path / "x"), seed=seed)
+    assert set(done.manifest.splits) == {"train", "val", "test"}
+    split_of = {clip.id: clip.split for clip in done.manifest}
+    assert all(split_of[f"{key}"] == split_of[f"{key}_soft"] for key in range(10))
+    assert done.report["near_duplicates"]["num_groups"] == 10
+    assert done.report["near_duplicates"]["num_groups_across_splits"] == 0
+
+
+# Files ------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_listed_once_with_what_was_found_in_it(tmp_path: Path) -> None:
+    sound(tmp_path / "a.wav", num_channels=2)
+    sound(tmp_path / "b.wav", level=0.0)
+    (tmp_path / "t.csv").write_text("audio,start_s,end_s\na.wav,0.02,0.05\na.wav,0.05,\nb.wav,,\n")
+    done = Run(tmp_path, recipe=str(tmp_path / "t.csv"), split="test")
+    table = pd.read_parquet(done.path / "files.parquet")
+    assert table["audio"].tolist() == ["a.wav", "b.wav"]
+    assert table["num_bytes"].tolist() == [(tmp_path / name).stat().st_size for name in ("a.wav", "b.wav")]
+    assert table["num_channels"].tolist() == [2, 1]
+    assert table["num_frames"].tolist() == [800, 800]
+    assert table["format"].tolist() == ["WAV", "WAV"]
+    # A ramp from 0 to 0.5 without its mean is uniform over 0.5: 0.5 / sqrt(12).
+    assert table["rms"].tolist() == [pytest.approx(0.5 / 12**0.5, rel=0.001), 0.0]
+    assert table["content"].nunique() == 2
+
+
+def test_after_a_header_check_the_table_of_files_knows_sizes_only(tmp_path: Path) -> None:
+    done = Run(tmp_path, recipe=str(corpus(tmp_path / "x", num_clips=2)), check="header", split="test")
+    table = pd.read_parquet(done.path / "files.parquet")
+    assert table["num_bytes"].tolist() == [1644, 1644]  # 44 of header, 800 samples of 2
+    assert table[["content", "landmarks", "rms"]].isna().all(axis=None)
+
+
+def test_files_of_rejected_clips_are_not_listed(tmp_path: Path) -> None:
+    done = Run(tmp_path, recipe=str(with_bad_files(tmp_path / "x")), drop="silent")
+    listed = pd.read_parquet(done.path / "files.parquet")["audio"].tolist()
+    assert listed == [clip.audio for clip in done.manifest]
+
+
+def test_rejections_name_what_is_known(tmp_path: Path) -> None:
+    done = Run(tmp_path, recipe=str(with_bad_files(tmp_path / "x")), split="test")
+    checks = {row["item"]: row["check"] for row in done.rejected}
+    assert checks == {
+        "cut": "truncated",
+        "empty": "empty",
+        "nan": "not_finite",
+        "text": "unreadable",
+        "zero": "empty",
+    }
+    assert all(row.keys() == {"item", "reason", "kind", "check"} for row in done.rejected)
+
+
+def test_copies_of_a_file_share_a_split_though_their_sources_differ(tmp_path, call_prepare):
+    generator = np.random.default_rng(0)
+    rows = ["audio,source,caption"]
+    for key in range(20):
+        soundfile.write(tmp_path / f"{key}.wav", generator.normal(0, 0.1, 4000), 8000)
+        (tmp_path / f"{key}-copy.wav").write_bytes((tmp_path / f"{key}.wav").read_bytes())
+        rows += [f"{key}.wav,archive/{key},a", f"{key}-copy.wav,shop/{key},b"]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    done = call_prepare(recipe=str(tmp_path / "t.csv"), options=("source=source",))
+    split_of = {clip.id: clip.split for clip in done.manifest}
+    assert set(split_of.values()) == {"train", "val", "test"}
+    assert [key for key in range(20) if split_of[f"{key}"] != split_of[f"{key}-copy"]] == []

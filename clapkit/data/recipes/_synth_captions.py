@@ -164,10 +164,17 @@ def captions(composition: str, events: Sequence[EventPlan], *, rng: np.random.Ge
         [True, False],
     ):
         templates.append(_IN_BACKGROUND)
-    chosen = [templates[place] for place in rng.permutation(len(templates))[: count - 1]]
+    shuffled = [templates[place] for place in rng.permutation(len(templates))]
+    chosen, spare = shuffled[: count - 1], shuffled[count - 1 :]
     labelled = _LABEL_TEMPLATES[composition]
     chosen.insert(int(rng.integers(count)), labelled[int(rng.integers(len(labelled)))])
-    return [_sentence(template.format_map(_slots(template, composition, events, rng))) for template in chosen]
+    sentences = [_sentence(template.format_map(_slots(template, composition, events, rng))) for template in chosen]
+    for place, sentence in enumerate(sentences):
+        # Where "Rain falling." is both a description and the class name, another template says it.
+        while sentence in sentences[:place] and spare:
+            template = spare.pop(0)
+            sentence = sentences[place] = _sentence(template.format_map(_slots(template, composition, events, rng)))
+    return sentences
 
 
 def _slots(template: str, composition: str, events: Sequence[EventPlan], rng: np.random.Generator) -> dict[str, str]:

@@ -24,9 +24,11 @@ class RowError(Exception):
 def read_text(value: Any) -> str:
     """A cell as text; nothing is empty text."""
     text = "" if value is None else str(value)
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
         # JSON can spell half a surrogate pair, which no file in UTF-8 can hold.
-        raise RowError(f"text {ascii(text)} is not valid Unicode; correct it")
+        raise RowError(f"text {ascii(text)} is not valid Unicode; correct it") from error
     return text
 
 

@@ -3,7 +3,7 @@
 Origin: K. J. Piczak, ESC: Dataset for Environmental Sound Classification, ACM Multimedia 2015; recordings from Freesound.
 Licence: CC BY 3.0, attributions in the README.txt of the corpus.
 Layout: ten folders ``NNN - Class name`` with 40 Ogg Vorbis files each, ``{fold}-{clip id}-{take}.ogg``; takes of one
-recording share its clip id and lie in one fold.
+recording share its clip id, the id of the sound on Freesound, and lie in one fold.
 Counts: 400 clips, about 5 s each, 44.1 kHz mono; 80 per fold; 304 recordings. The corpus holds no captions: each clip gets
 the sentences below, the same for the whole class.
 """
@@ -11,15 +11,11 @@ the sentences below, the same for the whole class.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from clapkit.data.audio import AUDIO_SUFFIXES
-from clapkit.data.splits import draw
+from clapkit.data.recipes._folds import check_val_share, split_by_fold
 from clapkit.errors import ConfigError, ManifestError
 from clapkit.types import Caption, Clip, Recipe, RecipeRequest, Rejection
 
@@ -112,8 +108,7 @@ def build(test_fold: int | None = None, val_share: float = 0.5) -> Recipe:
     Raises:
         ConfigError: if the share is not between 0 and 1.
     """
-    if not 0 <= val_share <= 1:
-        raise ConfigError(f"option val_share={val_share}: expected a share between 0 and 1")
+    check_val_share(val_share)
     return Esc10(test_fold=test_fold, val_share=val_share)
 
 
@@ -139,29 +134,16 @@ class Esc10:
         if not request.source.is_dir():
             raise ManifestError(f"{request.source}: is no folder, expected the one with '001 - Dog bark'; name a folder")
         items = list(_read(request.source))
-        split_of = self._splits([item for item in items if isinstance(item, Clip)], request)
+        clips = split_by_fold(
+            [item for item in items if isinstance(item, Clip)],
+            test_fold=self.test_fold,
+            val_share=self.val_share,
+            seed=request.seed,
+            corpus=request.source,
+        )
+        in_order = iter(clips)
         for item in items:
-            yield replace(item, split=split_of[item.source or item.id]) if isinstance(item, Clip) else item
-
-    def _splits(self, clips: list[Clip], request: RecipeRequest) -> dict[str, str]:
-        """Split of every source."""
-        folds = sorted({clip.fold for clip in clips if clip.fold is not None})
-        test_fold = self.test_fold if self.test_fold is not None else max(folds, default=None)
-        if test_fold not in folds:
-            raise ManifestError(f"{request.source}: no clip in test_fold {test_fold}, folds found: {folds}; name one of them")
-        if len(folds) < 3:
-            raise ManifestError(
-                f"{request.source}: not enough data for the split: folds {folds} found, expected at least 3; "
-                "get the whole corpus, or prepare it as a folder"
-            )
-        val_fold = folds[folds.index(test_fold) - 1]
-        split_of = {clip.source or clip.id: "test" if clip.fold == test_fold else "train" for clip in clips}
-        generator = np.random.default_rng(request.seed)
-        for label in sorted({clip.labels[0] for clip in clips}):
-            sizes = Counter(clip.source or clip.id for clip in clips if clip.fold == val_fold and clip.labels[0] == label)
-            drawn = draw(sizes, size=self.val_share * sizes.total(), generator=generator, max_sources=len(sizes))
-            split_of |= dict.fromkeys(drawn, "val")
-        return split_of
+            yield next(in_order) if isinstance(item, Clip) else item
 
 
 def _read(source: Path) -> Iterator[Clip | Rejection]:
@@ -192,5 +174,5 @@ def _read_file(audio: str, stem: str, label: str, captions: tuple[Caption, ...])
         captions=captions,
         labels=(label,),
         fold=int(match[1]),
-        source=f"esc10/{match[1]}-{match[2]}",
+        source=f"freesound/{match[2]}",
     )

@@ -7,11 +7,12 @@ Counts: whatever is there. Folders of any depth are read; the innermost one name
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from clapkit.data.audio import AUDIO_SUFFIXES
@@ -85,37 +86,43 @@ class Folder:
             raise ConfigError("--audio-dir: folder finds its audio in the source folder; leave it out")
         if not request.source.is_dir():
             raise ManifestError(f"{request.source}: is no folder, expected one with sounds; name a folder")
-        files = list(_walk(request.source, request.source.resolve(), PurePosixPath()))
-        sounds = [path for path in files if isinstance(path, PurePosixPath) and path.suffix.lower() in AUDIO_SUFFIXES]
-        has_splits = _names_splits(sounds)
-        stems = Counter(path.with_suffix("") for path in sounds)
+        files = list(_walk(request.source))
+        parts = list(_split_suffixes(files))
+        sounds = [(path, stem) for path, stem, suffix in parts if suffix in AUDIO_SUFFIXES]
+        has_splits = _names_splits([path for path, _ in sounds])
+        stems = Counter(stem for _, stem in sounds)
+        yield from (item for item in files if isinstance(item, Rejection))
         num_ignored = 0
-        for path in files:
-            if isinstance(path, Rejection):
-                yield path
-            elif path.suffix.lower() in _FOREIGN_SUFFIXES:
-                yield Rejection(str(path), f"{path.suffix} cannot be decoded, expected wav, flac, ogg or mp3; convert it")
-            elif path.suffix.lower() not in AUDIO_SUFFIXES:
+        for path, stem, suffix in parts:
+            if suffix in _FOREIGN_SUFFIXES:
+                yield Rejection(path, f"{suffix} cannot be decoded, expected wav, flac, ogg or mp3; convert it")
+            elif suffix not in AUDIO_SUFFIXES:
                 num_ignored += 1
             elif not _is_utf8(path):
-                yield Rejection(ascii(str(path)), "the path is not valid UTF-8, expected readable names; rename it")
+                yield Rejection(ascii(path), "the path is not valid UTF-8, expected readable names; rename it")
             else:
-                yield self._clip(path, has_splits=has_splits, is_unique=stems[path.with_suffix("")] == 1)
+                yield self._clip(path, stem, has_splits=has_splits, is_unique=stems[stem] == 1)
         if num_ignored:
             request.reporter.say(f"{request.source}: files ignored because they are no audio: {num_ignored}")
 
-    def _clip(self, path: PurePosixPath, *, has_splits: bool, is_unique: bool) -> Clip:
-        folders = path.parts[1:-1] if has_splits else path.parts[:-1]
-        label = (clean_name(folders[-1]) or folders[-1]) if folders else ""
-        name = clean_name(path.stem)
-        text = {"auto": label or name, "folder": label, "filename": name, "none": ""}[self.captions]
+    def _clip(self, path: str, stem: str, *, has_splits: bool, is_unique: bool) -> Clip:
+        *folders, name = stem.split("/")
+        split = SPLIT_FOLDERS[folders.pop(0).lower()] if has_splits else None
+        label = _phrase(folders[-1]) or folders[-1] if folders else ""
+        text = self._text(label, name)
         return Clip(
-            id=str(path.with_suffix("") if is_unique else path),
-            audio=str(path),
+            id=stem if is_unique else path,
+            audio=path,
             captions=(Caption(self.template.replace("{}", text), self.language),) if text else (),
             labels=(label,) if label else (),
-            split=SPLIT_FOLDERS[path.parts[0].lower()] if has_splits else None,
+            split=split,
         )
+
+    def _text(self, label: str, stem: str) -> str:
+        """What goes into the template; empty if the clip gets no caption."""
+        if self.captions == "folder" or (self.captions == "auto" and label):
+            return label
+        return "" if self.captions == "none" else clean_name(stem)
 
 
 def clean_name(name: str) -> str:
@@ -130,32 +137,51 @@ def clean_name(name: str) -> str:
     return "" if name.isdigit() else name
 
 
-def _walk(folder: Path, root: Path, prefix: PurePosixPath) -> Iterator[PurePosixPath | Rejection]:
-    """Paths of all visible files below a folder, relative to the root, sorted."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ManifestError(f"{folder}: cannot be read ({error.strerror}); make it readable or name another folder") from error
-    for entry in entries:
-        path = prefix / entry.name
-        if entry.name.startswith("."):
-            continue
-        if entry.is_symlink() and (entry.is_dir() or not Path(entry.path).resolve().is_relative_to(root)):
+# A folder names thousands of files.
+_phrase = functools.lru_cache(maxsize=1024)(clean_name)
+
+
+def _split_suffixes(files: Iterable[str | Rejection]) -> Iterator[tuple[str, str, str]]:
+    """Path, path without suffix, and suffix in lower case, of every file."""
+    for path in files:
+        if isinstance(path, str):
+            stem, suffix = os.path.splitext(path)
+            yield path, stem, suffix.lower()
+
+
+def _walk(folder: Path) -> Iterator[str | Rejection]:
+    """Paths of all visible files below a folder, relative to it, sorted."""
+    root = os.path.realpath(folder)
+    waiting = _entries(folder, "")
+    while waiting:  # no recursion: folders may lie a thousand deep
+        path, entry = waiting.pop()
+        # An entry that links to itself cannot be asked whether it is a folder.
+        is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+        if entry.is_symlink() and (is_folder or not Path(os.path.realpath(entry.path)).is_relative_to(root)):
             # A linked folder could be the corpus itself, and a file outside would not travel with it.
-            yield Rejection(str(path), "a link to a folder or out of the corpus is not followed; copy what it points to")
-        elif entry.is_dir():
-            yield from _walk(Path(entry.path), root, path)
+            yield Rejection(path, "a link to a folder or out of the corpus is not followed; copy what it points to")
+        elif is_folder:
+            waiting += _entries(entry.path, f"{path}/")
         else:
             yield path
 
 
-def _names_splits(sounds: list[PurePosixPath]) -> bool:
+def _entries(folder: str | Path, prefix: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """What is visible in a folder, with its path, the last one first."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
+    except OSError as error:
+        raise ManifestError(f"{folder}: cannot be read ({error.strerror}); make it readable or name another folder") from error
+    return [(prefix + entry.name, entry) for entry in entries if not entry.name.startswith(".")]
+
+
+def _names_splits(sounds: list[str]) -> bool:
     """Whether every sound lies below a folder called like a split.
 
     Only all of them count: among ``car`` and ``dog``, ``train`` is a vehicle.
     """
-    return bool(sounds) and all(len(path.parts) > 1 and path.parts[0].lower() in SPLIT_FOLDERS for path in sounds)
+    return bool(sounds) and all("/" in path and path.partition("/")[0].lower() in SPLIT_FOLDERS for path in sounds)
 
 
-def _is_utf8(path: PurePosixPath) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in str(path))
+def _is_utf8(path: str) -> bool:
+    return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)

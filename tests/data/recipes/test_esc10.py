@@ -18,7 +18,7 @@ def corpus(folder: Path, *, num_folds: int = 5) -> Path:
         place.mkdir()
         for fold in range(1, num_folds + 1):
             for clip_id, take in [("10", "A"), ("10", "B"), ("20", "A"), ("30", "A"), ("40", "A")]:
-                (place / f"{fold}-{number}{clip_id}-{take}.ogg").write_bytes(b"")
+                (place / f"{fold}-{fold}{number:02d}{clip_id}-{take}.ogg").write_bytes(b"")
     (folder / "README.txt").write_text("attributions")
     return folder
 
@@ -34,8 +34,8 @@ def clips(source: Path, options: dict[str, Any] | None = None, **changes: Any) -
 
 def test_a_file_name_becomes_id_fold_and_source(tmp_path: Path) -> None:
     first = clips(corpus(tmp_path))[0]
-    assert (first.id, first.audio) == ("esc10/1-110-A", "001 - Dog bark/1-110-A.ogg")
-    assert (first.fold, first.source, first.labels) == (1, "esc10/1-110", ("dog barking",))
+    assert (first.id, first.audio) == ("esc10/1-10110-A", "001 - Dog bark/1-10110-A.ogg")
+    assert (first.fold, first.source, first.labels) == (1, "freesound/10110", ("dog barking",))
     assert first.captions[0].text == "A dog is barking."
 
 

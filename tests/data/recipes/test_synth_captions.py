@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clapkit.data.recipes._synth_captions import ADJECTIVES, ADVERBIALS, SOURCES, captions
-from clapkit.data.recipes._synth_plan import EventPlan, attribute_states
+from clapkit.data.recipes._synth_plan import EventPlan, attribute_states, caption_generator, plan_split, split_sizes
 from clapkit.data.recipes._synth_sounds import SOUNDS
 
 ALL = [(name, state) for name in SOUNDS for state in attribute_states(name)]
@@ -126,3 +126,10 @@ def test_the_same_generator_gives_the_same_captions():
 def test_the_vocabulary_is_compact():
     texts = [text for name, state in ALL for seed in range(3) for text in word("single", plan(name, state), seed=seed)]
     assert 90 < len({part for text in texts for part in re.findall(r"[a-z-]+", text.lower())}) < 250
+
+
+def test_no_two_captions_of_a_clip_of_the_default_corpus_are_equal():
+    for split, num_clips in split_sizes(2000).items():
+        for clip in plan_split(0, split, num_clips):
+            found = captions(clip.composition, clip.events, rng=caption_generator(0, split, clip.index), count=5)
+            assert len(set(found)) == 5, (split, clip.index, found)
