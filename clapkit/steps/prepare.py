@@ -38,7 +38,7 @@ from clapkit.steps.prepare_inspect import (
 )
 from clapkit.steps.prepare_others import PreparedRun, open_prepared, report_overlap, subtract
 from clapkit.steps.prepare_report import Verdict, build_report, result_of, warn, write_page, write_relevance
-from clapkit.steps.prepare_source import audio_root, check_source, corpus_name, is_pattern, recognise
+from clapkit.steps.prepare_source import audio_root, check_source, corpus_name, recognise
 from clapkit.types import Clip, CorpusDescription, DescribesCorpus, Recipe, RecipeRequest, Rejection, Reporter
 
 
@@ -352,7 +352,7 @@ def _add_inputs(
 
 def _source_fingerprint(source: Path, clips: Sequence[Clip], found: Mapping[str, Inspection]) -> str:
     """Hash of a file, or of the content of all audio of a folder (paths and durations where it was not decoded)."""
-    if source.is_file() and not is_pattern(source):
+    if source.is_file():
         return file_fingerprint(source)
     digest = hashlib.sha256()
     for clip in clips:

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from clapkit import registry
 from clapkit.config import PrepareConfig
 from clapkit.data.audio import AUDIO_SUFFIXES
+from clapkit.data.recipes._shard_paths import is_pattern
 from clapkit.data.tables import TABLE_SUFFIXES
 from clapkit.errors import ConfigError, ManifestError, UnknownNameError
 from clapkit.types import Recipe
@@ -69,11 +70,6 @@ def recognise(recipe: str | None, source: str | None, *, runs_root: Path = Path(
     )
 
 
-def is_pattern(source: str | Path) -> bool:
-    """Whether a source is a pattern over several files rather than a path."""
-    return any(mark in str(source) for mark in ("*", "?", "[", "{", "::"))
-
-
 def check_source(name: str, recipe: Recipe, source: Path | None, audio_dir: Path | None) -> None:
     """Make sure that a recipe gets what it reads.
 
@@ -87,7 +83,7 @@ def check_source(name: str, recipe: Recipe, source: Path | None, audio_dir: Path
     if source is not None and not recipe.needs_source:
         raise ConfigError(f"recipe {name}: reads nothing, but source {source} is given; leave it out")
     for path in (source, audio_dir):
-        if path is not None and not path.exists() and not (path is source and name == "webdataset" and is_pattern(path)):
+        if path is not None and not path.exists() and not (path is source and name == "webdataset" and is_pattern(str(path))):
             raise ManifestError(f"{path}: no such file or folder; correct the path")
 
 
@@ -108,7 +104,7 @@ def corpus_name(name: str, recipe: Recipe, source: Path | None) -> str:
         return str(given)
     if source is None or name not in _NAMELESS:
         return name
-    if is_pattern(source):
+    if not source.exists():  # a pattern over shards
         return source.parent.name or name
     return source.name.partition(".")[0] if source.is_file() else source.resolve().name
 

@@ -6,7 +6,7 @@ import pytest
 from clapkit import registry
 from clapkit.config import PrepareConfig
 from clapkit.errors import ConfigError, ManifestError, UnknownNameError
-from clapkit.steps.prepare_source import audio_root, check_source, corpus_name, is_pattern, recognise
+from clapkit.steps.prepare_source import audio_root, check_source, corpus_name, recognise
 
 
 def touch(path: Path, text: str = "") -> Path:
@@ -53,7 +53,6 @@ def test_a_file_is_recognised_by_its_suffix_and_a_manifest_by_its_header(tmp_pat
 
 def test_a_pattern_of_shards_is_recognised(tmp_path: Path) -> None:
     pattern = str(tmp_path / "{0..3}.tar")
-    assert is_pattern(pattern)
     assert recognise(pattern, None) == ("webdataset", Path(pattern))
     assert corpus_name("webdataset", registry.build("recipe", "webdataset"), Path(pattern)) == tmp_path.name
     check_source("webdataset", registry.build("recipe", "webdataset"), Path(pattern), None)
@@ -107,3 +106,10 @@ def test_a_table_that_cannot_be_opened_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)  # root may read whatever its mode says
     with pytest.raises(ManifestError, match=r"m\.jsonl: cannot be read \(Permission denied\); make it readable"):
         recognise(str(tmp_path / "m.jsonl"), None, runs_root=tmp_path)
+
+
+def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "drums [1]"
+    touch(folder / "kick.wav")
+    assert recognise(str(folder), None) == ("folder", folder)
+    assert corpus_name("folder", registry.build("recipe", "folder"), folder) == "drums [1]"

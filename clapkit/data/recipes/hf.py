@@ -12,7 +12,6 @@ brings. What ``clapkit prepare --export hf`` wrote comes back as the clip that i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,14 +23,11 @@ from clapkit.data.recipes._extraction import ROOT_NAME, Extraction, ExtractionEr
 from clapkit.data.recipes._hf_audio import Cell, CellError, MissingAudioError, is_audio_type, plain, read_cell
 from clapkit.data.recipes._hf_files import DataFile, class_names, find_files, map_split, opened, read_features
 from clapkit.data.recipes._stored_text import RECORD_KEY, ROW_KEY, TextError, read_captions, read_labels, read_record
-from clapkit.data.recipes.table import AUDIO_COLUMNS, LABEL_COLUMNS
+from clapkit.data.recipes.table import AUDIO_COLUMNS, LABEL_COLUMNS, caption_columns
 from clapkit.data.safe_paths import printable
 from clapkit.data.splits import Shares, read_shares
 from clapkit.errors import ManifestError
 from clapkit.types import Clip, CorpusDescription, Recipe, RecipeRequest, Rejection
-
-# The names of ``table``, best first; without the first ones the next are tried.
-_CAPTION_PATTERNS = (re.compile(r"captions?|caption_\d+"), re.compile("text"), re.compile("title"))
 
 
 def build(
@@ -178,7 +174,7 @@ class HuggingFace:
                 f"{file.path}: no audio column, columns found: {', '.join(schema.names)}; expected one with {{bytes, path}} or "
                 "{array, sampling_rate}; name it with -O audio=COLUMN"
             )
-        captions = self.captions or _caption_columns([name for name in schema.names if name not in named.values()])
+        captions = self.captions or tuple(caption_columns(name for name in schema.names if name not in named.values()))
         rest = [name for name in schema.names if name not in {*named.values(), *captions, RECORD_KEY, ROW_KEY}]
         left_out = tuple(name for name in rest if _holds_bytes(schema.field(name).type))
         return _Columns(
@@ -291,14 +287,6 @@ def _audio_column(schema: pyarrow.Schema, features: Mapping[str, Any], by_lower:
     # An image is {bytes, path}, too: among several, the name decides.
     both = [name for name in called_so if name in looking_so]
     return next(iter([*both, *looking_so, *called_so]), None)
-
-
-def _caption_columns(free: Sequence[str]) -> tuple[str, ...]:
-    for pattern in _CAPTION_PATTERNS:
-        matching = tuple(name for name in free if pattern.fullmatch(name.lower()))
-        if matching:
-            return matching
-    return ()
 
 
 def _holds_bytes(kind: pyarrow.DataType) -> bool:

@@ -39,7 +39,8 @@ from clapkit.types import Caption, Clip, Recipe, RecipeRequest, Rejection
 AUDIO_COLUMNS = ("audio", "path", "filepath", "file_path", "file_name", "filename", "wav", "file")
 LABEL_COLUMNS = ("label", "labels")
 
-_CAPTION = re.compile(r"captions?|caption_\d+")
+# Best first; without columns of the first kind those of the next are captions.
+_CAPTIONS = (re.compile(r"captions?|caption_\d+"), re.compile("text"), re.compile("title"))
 
 
 def build(
@@ -181,12 +182,8 @@ class TableRecipe:
     def _caption_columns(self, path: Path, table: Table, is_chosen: Iterable[str]) -> list[str]:
         if self.captions:
             return [_existing(path, table, "caption", name) for name in self.captions]
-        free = [name for name in table.columns if name not in set(is_chosen)]
-        for pattern in (_CAPTION, re.compile("text"), re.compile("title")):
-            matching = [name for name in free if pattern.fullmatch(name.lower())]
-            if matching:
-                return matching
-        return []
+        chosen = set(is_chosen)
+        return caption_columns([name for name in table.columns if name not in chosen])
 
     def _read(
         self, row: Row, columns: Mapping[str, str], caption_columns: list[str], folder: Path, *, is_wavcaps: bool
@@ -217,6 +214,20 @@ class TableRecipe:
         except RowError as error:
             return str(error)
         return entry
+
+
+def caption_columns(names: Iterable[str]) -> list[str]:
+    """The columns that hold captions, of those that hold nothing else.
+
+    Args:
+        names: of the columns that are left.
+    """
+    left = list(names)
+    for pattern in _CAPTIONS:
+        matching = [name for name in left if pattern.fullmatch(name.lower())]
+        if matching:
+            return matching
+    return []
 
 
 def _existing(path: Path, table: Table, key: str, name: str) -> str:
