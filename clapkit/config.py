@@ -149,12 +149,32 @@ class TrainConfig(CommonConfig):
     add: tuple[str, ...] = option((), "Term to add to the loss, NAME=WEIGHT; repeatable.")
     audio_encoder: str = option("small", "Audio tower.", plugin="audio encoder")
     text_encoder: str = option("small", "Text tower.", plugin="text encoder")
-    init: str | None = option(None, "train run or model folder whose weights to start from.")
+    audio_weights: str | None = option(None, "Weights of the audio tower hf or ced: a folder, a file, or a name of the Hub.")
+    text_weights: str | None = option(None, "Weights of the text tower hf: a folder or a name of the Hub.")
+    init: str | None = option(
+        None, "Whole model to start from: train run, model folder, CLAP folder or file, or a name of the Hub."
+    )
     embedding_dim: int = option(512, "Width of the joint embedding.")
     freeze: Literal["audio", "text"] | None = option(None, "Tower that is not trained (its projection head is).")
-    batch_size: int = option(32, "Pairs in a batch.")
+    unfreeze_last: int | None = option(None, "Layers of the frozen tower, counted from its output, that are trained after all.")
+    layer_decay: float | None = option(
+        None, "Learning rate of each tower layer, as a share of that of the layer behind it. [default: 1]"
+    )
+    lora: Literal["audio", "text", "both"] | None = option(
+        None, "Towers that are trained through low-rank adapters only; needs the extra lora."
+    )
+    lora_rank: int | None = option(None, "Rank of the adapters. [default: 8]")
+    grad_checkpointing: bool = option(
+        False, "Compute the layers of the towers again in the backward pass instead of keeping them: less memory, same result."
+    )
+    compile: bool = option(False, "Compile the towers with torch.compile.")
+    batch_size: int = option(32, "Pairs in a batch, over all processes.")
+    accum_steps: int = option(1, "Batches, each with its own negatives, whose gradients make one step.")
+    grad_cache_chunk: int | None = option(
+        None, "Pairs that a process encodes at a time; the loss still sees the whole batch. [default: all]"
+    )
     captions_per_clip: int = option(1, "Captions of each clip in a batch; a batch of B pairs then holds B / N clips.")
-    sampler: Literal["random", "cluster", "mined", "unique-caption"] = option("random", "Which clips share a batch.")
+    sampler: Literal["random", "cluster", "mined", "unique-caption", "shards"] = option("random", "Which clips share a batch.")
     mine_every: int | None = option(None, "Epochs between searches of the sampler mined. [default: 4]")
     mine_neighbours: int | None = option(None, "Most hard neighbours that a seed of mined brings along. [default: 64]")
     mine_filter: int | None = option(
@@ -168,7 +188,12 @@ class TrainConfig(CommonConfig):
     schedule: Literal["cosine", "constant"] = option("cosine", "Learning rate after the warm-up.")
     clip_grad: float = option(1.0, "Largest gradient norm; 0 turns clipping off.")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Autocast of the encoders (losses stay in fp32).")
-    workers: int | None = option(None, "Threads that load audio. [default: one per core]", identity=False)
+    workers: int | None = option(
+        None, "Threads that load audio, in each process. [default: from the cores that are free]", identity=False
+    )
+    audio_cache: Literal["auto", "memory", "disk", "none"] = option(
+        "auto", "Where decoded audio is kept: auto is memory while it fits; it changes nothing but the time.", identity=False
+    )
     eval_every: int = option(1, "Epochs between validations.")
     save_every: int | None = option(
         None, "Steps between checkpoints, besides those at validations. [default: none]", identity=False
@@ -180,6 +205,9 @@ class TrainConfig(CommonConfig):
     keep_best: str = option("t2a_R@1", "Validation metric that selects the best checkpoint.")
     patience: int | None = option(None, "Stop after N validations without a better metric.")
     resume: bool = option(False, "Go on with the unfinished run in the run directory.", identity=False)
+    export: Literal["hf"] | None = option(
+        None, "Also write the best model as a folder that ClapModel of transformers loads.", identity=False
+    )
     log_to: Literal["tensorboard"] | None = option(None, "Also log to TensorBoard event files.", identity=False)
 
 
@@ -190,11 +218,14 @@ class EmbedConfig(CommonConfig):
     inputs: tuple[str, ...] = option(
         (), "prepare run, manifest, audio files, folders, - for paths on standard input, or a text file.", argument=True
     )
-    model: str | None = option(None, "train run or model folder. [default: the newest train run]")
+    model: str | None = option(
+        None, "train run, model folder, CLAP folder or file, or a name of the Hub. [default: the newest train run]"
+    )
     modality: Literal["audio", "text", "both"] | None = option(
         None, "What to embed. [default: both for data with captions, audio otherwise]"
     )
     split: str | None = option(None, "Only this split. [default: all]")
+    lang: str | None = option(None, "Language of captions from a text file, ISO 639-1. [default: en]")
     window_s: float | None = option(None, "Window of long audio, seconds. [default: the model's]")
     hop_s: float | None = option(None, "Step between windows, seconds. [default: the window]")
     pool: Literal["mean", "none"] = option("mean", "One vector per clip, or one per window.")
@@ -213,6 +244,7 @@ class RetrieveConfig(CommonConfig):
     queries: Path | None = option(None, "Text file with one query per line.")
     embeddings: str | None = option(None, "embed run to search. [default: the newest embed run]")
     target: Literal["audio", "text"] = option("audio", "Search sounds or captions.")
+    lang: str | None = option(None, "Language of the queries, for towers that ask for it, ISO 639-1. [default: en]")
     k: int = option(10, "Hits per query.", flags=("-k",))
     min_score: float | None = option(None, "Drop hits below this cosine.")
     where: str | None = option(None, "Only items that satisfy this expression, for example \"split == 'test'\".")
@@ -223,7 +255,9 @@ class RetrieveConfig(CommonConfig):
 class EvalConfig(CommonConfig):
     """Options of ``clapkit eval``."""
 
-    runs: tuple[str, ...] = option((), "train runs or model folders. [default: the newest train run]", argument=True)
+    runs: tuple[str, ...] = option(
+        (), "train runs, or models as for embed --model. [default: the newest train run]", argument=True
+    )
     data: str | None = option(None, "prepare run or manifest. [default: the model's data]")
     split: str = option("test", "Split to evaluate.")
     tasks: str | None = option(None, "Comma-separated: retrieval, zero-shot. [default: all that the data allows]")

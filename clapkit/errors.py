@@ -12,6 +12,7 @@ One class per cause, so that a caller can tell a broken file from a mistyped opt
     ├── EmbeddingError       an embedding table that is damaged or made by another model
     ├── MetricError          scores that cannot be ranked
     ├── NumericalError       a loss or gradient that is not finite
+    ├── ProcessError         another process of a training that ended
     └── RunDirError          a run directory that is in use, not empty, unfinished or missing
 
 The command line prints the message on one line and exits with code 1. A message names the thing, what was found, what
@@ -85,6 +86,10 @@ class MetricError(ClapkitError):
 
 class NumericalError(ClapkitError):
     """A loss or gradient that is not finite."""
+
+
+class ProcessError(ClapkitError):
+    """Another process of the same training that ended before its work was done."""
 
 
 class RunDirError(ClapkitError):

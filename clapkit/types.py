@@ -156,6 +156,7 @@ class Batch:
         text_keys: int64 [B, J], what the drawn caption stands for (its text, its clip, its labels), padded with 0.
         clip_keys: int64 [B, K], everything that is true of the clip (all its captions, itself, its labels), padded with 0.
         audio_row: int64 [B], the row of ``waveform`` that each pair hears; 0, 1, 2, ... with one caption per clip.
+        languages: ISO 639-1 tag of each caption; empty where nobody asked.
     """
 
     waveform: Tensor
@@ -165,6 +166,7 @@ class Batch:
     text_keys: Tensor
     clip_keys: Tensor
     audio_row: Tensor
+    languages: list[str] = field(default_factory=list)
 
     def positives(self) -> Tensor:
         """Which pairs are no negatives of each other.
@@ -226,7 +228,15 @@ class Objective(Protocol):
 
 
 class AudioTower(Protocol):
-    """Waveforms to vectors, before the projection head."""
+    """Waveforms to vectors, before the projection head.
+
+    A tower may have more, and both kinds may have the same:
+
+    - ``rebuild_options``: mapping of JSON values that replace the options it was built with, so that ``build`` makes the same
+      module again without any file; its weights come from the model folder then. A value of None takes an option away.
+    - ``notes``: sentences that the user should read, such as which tensors of a checkpoint were left out.
+    - ``layers``: the blocks from input to output, for ``--unfreeze-last``, ``--layer-decay`` and ``--grad-checkpointing``.
+    """
 
     embedding_dim: int
     audio_spec: AudioSpec
@@ -237,7 +247,11 @@ class AudioTower(Protocol):
 
 
 class TextTower(Protocol):
-    """Sentences to vectors, before the projection head."""
+    """Sentences to vectors, before the projection head.
+
+    A tower may have ``takes_languages`` = True: it is then called with the language of every sentence as a second argument.
+    It may count the captions that it cut in ``num_cut``, at ``max_tokens`` tokens each. The rest is as in ``AudioTower``.
+    """
 
     embedding_dim: int
 

@@ -3,12 +3,17 @@
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import soundfile
+import torch
+from tokenizers import Tokenizer
 
+from clapkit.data.manifest import Manifest
 from clapkit.run_dir import RunDir
 
 RATE = 8000
@@ -346,6 +351,90 @@ def test_a_run_of_another_command_is_not_used(trained, fails, tone_corpus_folder
     says(message, "run", "is a prepare run", "expected a train run", "name another")
 
 
+# Weights of others -------------------------------------------------------------------------------------------------------
+
+
+class _Code:
+    """Unpickled, it leaves a file behind."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+def another_architecture(folder):
+    edit_json(folder / "config.json", {"model_type": "vit"})
+
+
+def missing_keys(folder):
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".layers.0.blocks.0." not in name and ".layer.1." not in name}
+    assert len(kept) < len(tensors) - 10
+    safetensors.torch.save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def pickle_with_code(folder):
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    torch.save({**tensors, "extra": _Code()}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def cut_short(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def without_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def of_another_model(folder):
+    """A tokenizer with ids that the model has no embedding for."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([f"word{number}" for number in range(50)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def edit_json(path, changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+WRONG = {
+    another_architecture: ("wrong", "'vit'"),
+    missing_keys: ("wrong", "tensors are missing for Clap", "first", "name the right one"),
+    pickle_with_code: ("wrong", "cannot be loaded as Clap", "name a folder"),
+    cut_short: ("wrong", "cannot be loaded as Clap", "incomplete metadata", "name a folder"),
+    without_weights: ("wrong", "model.safetensors", "name a"),
+    of_another_model: ("tokenizer", "has ids up to", "it is another model's tokenizer", "name its own"),
+}
+CALLS = {
+    "--init": ("train", "--init"),
+    "--model": ("embed", "--model"),
+    "--audio-weights": ("train", "--audio-encoder", "hf", "--text-encoder", "tiny", "--audio-weights"),
+    "--text-weights": ("train", "--text-encoder", "hf", "--audio-encoder", "tiny", "--text-weights"),
+}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "call"),
+    # The audio tower of a model has no tokenizer that could be wrong.
+    [(spoil, call) for spoil in WRONG for call in CALLS if (spoil, call) != (of_another_model, "--audio-weights")],
+)
+def test_weights_that_cannot_be_used_are_named_and_nothing_is_left(
+    spoil, call, clap_folder, fails, clapkit_call, tone_corpus_folder
+):
+    folder = Path(shutil.copytree(clap_folder, "wrong"))
+    spoil(folder)
+    command, *flags = CALLS[call]
+    if command == "embed":
+        arguments = ("embed", tone_corpus_folder / "manifest.jsonl", *flags, "wrong")
+    else:
+        arguments = ("train", "--data", tone_corpus_folder / "manifest.jsonl", "--batch-size", "4", *flags, "wrong")
+    message = fails(*arguments)
+    says(message, *WRONG[spoil])
+    assert not Path("ran").exists()
+    assert not any(Path("runs").rglob("*.*"))
+
+
 @pytest.mark.parametrize("query", ["", "   "])
 def test_an_empty_query_is_refused(query, fails):
     says(fails("retrieve", query), "query: is empty", "expected words", "for example `clapkit retrieve")
@@ -415,3 +504,32 @@ def test_captions_that_are_no_text_are_refused(trained, fails):
         "looked for run.json in runs/prepare/nothing.wav",
     )
     says(fails("embed", "-", stdin=""), "standard input: is empty", "expected paths of audio files, one per line")
+
+
+# Shards -----------------------------------------------------------------------------------------------------------------
+
+
+def test_shards_are_trained_on_and_embedded_in_place_and_refused_once_replaced(fails, clapkit_call, tone_corpus_folder):
+    manifest = Manifest.load(tone_corpus_folder / "manifest.jsonl")
+    for split in ("train", "val", "test"):
+        Path("shards", split).mkdir(parents=True)
+        with tarfile.open(Path("shards", split, "0.tar"), "w") as archive:
+            for number, clip in enumerate(manifest.split(split)):
+                archive.add(manifest.audio_path(clip), f"{number}.wav")
+                text = Path("caption.txt")
+                text.write_text(clip.captions[0].text)
+                archive.add(text, f"{number}.txt")
+    for arguments in (
+        ("prepare", "webdataset", "shards", "-O", "unpack=false", "--name", "in-place", "--workers", "1"),
+        ("train", "--data", "in-place", "--name", "x", *TINY, "--batch-size", "4", "--sampler", "shards"),
+        ("embed", "in-place", "--workers", "1"),
+    ):
+        result = clapkit_call(*arguments)
+        assert result.exit_code == 0, result.stderr
+    assert not Path("runs/prepare/in-place/audio").exists()
+    shorter = write_sound(Path("shorter.wav"), num_frames=700)
+    with tarfile.open("shards/train/0.tar", "w") as archive:
+        for number in range(len(manifest.split("train"))):
+            archive.add(shorter, f"{number}.wav")
+    for arguments in (("train", "--data", "in-place", *TINY, "--batch-size", "4"), ("embed", "in-place")):
+        says(fails(*arguments), "runs/prepare/in-place", "6 of 12 audio files changed since they were checked", "restore")

@@ -9,7 +9,8 @@ from clapkit.errors import ConfigError, UnknownNameError
 def test_plugins_are_the_files_that_define_build() -> None:
     assert registry.names("loss") == ("cwcl", "dcl", "decoupled", "infonce", "reweighted", "siglip", "svr", "triplet")
     assert registry.names("term") == ("alignment", "cross_uniformity", "cyclip", "embedding_l1", "uniformity")
-    assert registry.names("audio encoder") == ("light", "small", "tiny")
+    assert registry.names("audio encoder") == ("ced", "hf", "light", "small", "tiny")
+    assert registry.names("text encoder") == ("hf", "light", "small", "tiny")
     assert " ".join(registry.names("recipe")) == (
         "audiocaps audioset clotho compa dcase esc10 esc50 folder fsd50k gtzan hf macs manifest mix mlclap musiccaps nsynth "
         "song_describer speech_commands synth table urbansound8k vggsound wavcaps webdataset"

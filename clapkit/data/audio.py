@@ -2,6 +2,7 @@
 
 Everything is decoded with libsndfile and resampled with soxr. Nothing is repaired: a file that does not hold what its
 header says is an ``AudioError``, because a clip that is silently shorter, or half NaN, spoils an experiment unseen.
+A path may also mean a member of a tar file, see ``clapkit.data.members``.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
 import soxr
 
+from clapkit.data.members import open_audio
+from clapkit.data.resampling import frames_of_window, num_resampled, resample_window
 from clapkit.data.sample_statistics import AudioStatistics as AudioStatistics
 from clapkit.data.sample_statistics import RunningStatistics
 from clapkit.data.truncation import flac_ends_early, look_at_length
@@ -25,6 +30,12 @@ from clapkit.errors import AudioError
 
 AUDIO_SUFFIXES = frozenset(".wav .wave .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .voc".split())
 """File name endings that are taken for audio, in lower case; all of them can be decoded."""
+
+EXACT_SUBTYPES = frozenset("PCM_S8 PCM_U8 PCM_16 PCM_24 PCM_32 FLOAT DOUBLE ULAW ALAW".split())
+"""How samples are coded where a seek lands on the sample that was asked for, in the words of libsndfile.
+
+In MPEG files of variable bit rate and in Ogg it does not always (libsndfile 1.2): there, what lies in front is decoded, too.
+"""
 
 # Values, not frames: 1,024 channels are possible. Small blocks are slow, because every read of soundfile seeks.
 _BLOCK_VALUES = 1 << 20
@@ -72,8 +83,8 @@ def probe(path: Path | str) -> AudioInfo:
         AudioError: if the file cannot be opened, is empty, or is shorter than its header says.
     """
     try:
-        with open(path, "rb", buffering=_HEADER_BYTES) as stream:
-            header = read_wav_header(stream, os.fstat(stream.fileno()).st_size)
+        with open_audio(path, buffering=_HEADER_BYTES) as stream:
+            header = read_wav_header(stream, _num_bytes(stream))
     except OSError as error:
         raise AudioError(f"{path}: cannot be opened ({error.strerror}); expected a readable audio file") from error
     if header is not None and header.num_frames and _MIN_SAMPLE_RATE <= header.sample_rate <= _MAX_SAMPLE_RATE:
@@ -137,24 +148,54 @@ def load(path: Path, *, sample_rate: int, start_s: float | None = None, end_s: f
     """
     with _opened(path) as (file, _):
         start, end = _span(path, file, start_s, end_s)
-        if start:
-            try:
-                file.seek(start)
-            except soundfile.SoundFileError as error:
-                raise AudioError(f"{path}: cannot be read from {start_s} s on ({_reason(error)}); replace it") from error
-        parts = [_mono(block) for block in _blocks(path, file, end - start)]
-        waveform = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, np.float32)
-        _expect_frames(path, file, found=len(waveform), expected=end - start)
+        waveform = _decode(path, file, start, end)
         file_rate = file.samplerate
-    if not np.isfinite(waveform).all():
-        raise _not_finite(path, start + int(np.argmin(np.isfinite(waveform))))
     if file_rate != sample_rate:
         waveform = soxr.resample(waveform, file_rate, sample_rate, quality="HQ")
     if not len(waveform):
-        raise AudioError(
-            f"{path}: {end - start} samples at {file_rate} Hz are 0 at {sample_rate} Hz, expected at least 1; drop it"
-        )
+        raise _vanished(path, end - start, file_rate, sample_rate)
     return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def load_window(
+    path: Path,
+    *,
+    sample_rate: int,
+    offset: int,
+    num_samples: int | None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+) -> np.ndarray:
+    """Decode a window of a file, or of a span of it, and little more than that.
+
+    The samples are those of the whole, resampled in blocks (``clapkit.data.resampling``), whatever window is asked for.
+
+    Args:
+        path: of the file.
+        sample_rate: of the waveform that is wanted, in Hz.
+        offset: first sample of the window at that rate, from the start of the span.
+        num_samples: length of the window; None is up to the end.
+        start_s: where the span starts; None is the start of the file.
+        end_s: where it ends; None is the end of the file.
+
+    Returns:
+        float32 [T], T <= ``num_samples``; shorter where the span ends.
+
+    Raises:
+        AudioError: as ``load``.
+    """
+    with _opened(path) as (file, _):
+        start, end = _span(path, file, start_s, end_s)
+        rates = {"file_rate": file.samplerate, "sample_rate": sample_rate}
+        length = num_resampled(end - start, **rates)
+        if not length:
+            raise _vanished(path, end - start, file.samplerate, sample_rate)
+        stop = length if num_samples is None else min(length, offset + num_samples)
+        if stop <= offset:
+            return np.zeros(0, np.float32)
+        first, last = frames_of_window(offset, stop, num_frames=end - start, **rates)
+        frames = _decode(path, file, start + first, start + last)
+    return resample_window(frames, offset, stop, first_frame=first, **rates)
 
 
 def span_windows(num_samples: int, *, window: int, hop: int) -> list[tuple[int, int]]:
@@ -191,15 +232,19 @@ def _opened(path: Path | str) -> Iterator[tuple[soundfile.SoundFile, str]]:
     if name.lower().endswith(".raw"):
         raise AudioError(f"{path}: raw samples without a header, expected a format with one; convert it to wav or flac")
     try:
-        with open(name, "rb", buffering=_HEADER_BYTES) as stream:
-            size = os.fstat(stream.fileno()).st_size
+        stream = open_audio(name, buffering=_HEADER_BYTES)
+        with nullcontext() if isinstance(stream, BytesIO) else stream:
+            size = _num_bytes(stream)
             if not size:
                 raise AudioError(f"{path}: is empty (0 bytes), expected audio; replace or drop it", check="empty")
             missing, problem = look_at_length(stream, size)
     except OSError as error:
         raise AudioError(f"{path}: cannot be opened ({error.strerror}); expected a readable audio file") from error
     try:
-        file = soundfile.SoundFile(os.fsencode(name))
+        stream_or_name = stream if isinstance(stream, BytesIO) else os.fsencode(name)
+        if isinstance(stream, BytesIO):
+            stream.seek(0)
+        file = soundfile.SoundFile(stream_or_name)
     except soundfile.SoundFileError as error:
         if missing is not None:
             raise _cut_short(path, *missing) from error
@@ -220,19 +265,50 @@ def _opened(path: Path | str) -> Iterator[tuple[soundfile.SoundFile, str]]:
         yield file, problem
 
 
+def _num_bytes(stream: BinaryIO) -> int:
+    return stream.getbuffer().nbytes if isinstance(stream, BytesIO) else os.fstat(stream.fileno()).st_size
+
+
 def _info(file: soundfile.SoundFile, problem: str) -> AudioInfo:
     """What the header says."""
     return AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype, problem)
 
 
-def _blocks(path: Path, file: soundfile.SoundFile, num_frames: int) -> Iterator[np.ndarray]:
-    """Blocks of float32 [frames, channels], ``num_frames`` in all or as many as there are.
+def _decode(path: Path, file: soundfile.SoundFile, start: int, end: int) -> np.ndarray:
+    """Frames ``start`` to ``end`` with the channels averaged, float32; fewer only where MPEG claims too many."""
+    skipped = 0 if file.subtype in EXACT_SUBTYPES else start
+    if start and not skipped:
+        try:
+            file.seek(start)
+        except soundfile.SoundFileError as error:
+            raise AudioError(f"{path}: cannot be read from frame {start} on ({_reason(error)}); replace it") from error
+    parts: list[np.ndarray] = []
+    done = start - skipped
+    # Of 16 bits as they are: libsndfile takes four times as long to make floats of them, and ours are the same.
+    dtype: Literal["int16", "float32"] = "int16" if file.subtype == "PCM_16" else "float32"
+    for block in _blocks(path, file, end - done, dtype=dtype):
+        if done + len(block) > start:
+            # A single block is overwritten by no other, and need not be copied.
+            is_all = done == start and len(block) == end - start and file.channels == 1 and dtype == "float32"
+            parts.append(block[:, 0] if is_all else _mono(block[max(start - done, 0) :]))
+        done += len(block)
+    waveform = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    _expect_frames(path, file, found=len(waveform), expected=end - start)
+    if not np.isfinite(waveform).all():
+        raise _not_finite(path, start + int(np.argmin(np.isfinite(waveform))))
+    return waveform
+
+
+def _blocks(
+    path: Path, file: soundfile.SoundFile, num_frames: int, *, dtype: Literal["int16", "float32"] = "float32"
+) -> Iterator[np.ndarray]:
+    """Blocks of [frames, channels], ``num_frames`` in all or as many as there are.
 
     All are views of one array: a block is overwritten by the next.
     """
     # Bounded, so that a header that promises terabytes cannot make us allocate them.
     size = min(max(_BLOCK_VALUES // file.channels, 1), num_frames)
-    buffer = np.empty((size, file.channels), dtype=np.float32)
+    buffer = np.empty((size, file.channels), dtype=dtype)
     done = 0
     while done < num_frames:
         try:
@@ -269,11 +345,17 @@ def _span(path: Path, file: soundfile.SoundFile, start_s: float | None, end_s: f
 
 
 def _mono(block: np.ndarray) -> np.ndarray:
-    """Average the channels of [frames, channels]."""
+    """Average the channels of [frames, channels], float32 or int16 (then in units of 2^-15): float32 [frames]."""
+    if block.dtype == np.int16:
+        mono: np.ndarray = block[:, 0].astype(np.float32)
+        for channel in range(1, block.shape[1]):
+            mono += block[:, channel]
+        mono *= np.float32(2**-15 / block.shape[1])
+        return mono
     if block.shape[1] == 1:
         return block[:, 0].copy()
     # Adding columns is forty times as fast as ``block.mean(axis=1)`` on interleaved samples.
-    mono: np.ndarray = block[:, 0] + block[:, 1]
+    mono = block[:, 0] + block[:, 1]
     for channel in range(2, block.shape[1]):
         mono += block[:, channel]
     mono *= np.float32(1 / block.shape[1])
@@ -287,6 +369,10 @@ def _not_finite(path: Path, frame: int) -> AudioError:
     )
 
 
+def _vanished(path: Path, num_frames: int, file_rate: int, sample_rate: int) -> AudioError:
+    return AudioError(f"{path}: {num_frames} samples at {file_rate} Hz are 0 at {sample_rate} Hz, expected at least 1; drop it")
+
+
 def _cut_short(path: Path | str, found: int, claimed: int) -> AudioError:
     return AudioError(
         f"{path}: truncated, {found} bytes of audio found, {claimed} expected from the header; copy or download it again",
@@ -295,7 +381,7 @@ def _cut_short(path: Path | str, found: int, claimed: int) -> AudioError:
 
 
 def _decoding_failed(path: Path, done: int, num_frames: int, error: soundfile.SoundFileError) -> AudioError:
-    with path.open("rb") as stream:
+    with open_audio(path) as stream:
         check = "truncated" if flac_ends_early(stream) else "unreadable"
     return AudioError(
         f"{path}: decoding failed near frame {done} of {num_frames} ({_reason(error)}); "

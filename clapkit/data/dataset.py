@@ -11,56 +11,28 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from clapkit.data import audio
+from clapkit.data.decoded import AudioCache, DecodedClips
 from clapkit.data.manifest import Manifest
 from clapkit.data.samplers import BatchSampler
-from clapkit.errors import ManifestError
+from clapkit.errors import ConfigError, ManifestError
 from clapkit.types import AudioSpec, Batch, Clip
 
 KeyPolicy = Literal["clip", "caption", "label"]
 
-
-class Waveforms:
-    """Decoded clips, mono at one sample rate, kept in memory while the whole set fits.
-
-    Args:
-        manifest: the clips.
-        sample_rate: Hz.
-        memory_bytes: keep decoded clips if all of them together are smaller.
-    """
-
-    def __init__(self, manifest: Manifest, *, sample_rate: int, memory_bytes: int = 2 * 1024**3) -> None:
-        self._manifest, self.sample_rate = manifest, sample_rate
-        total = sum((clip.duration_s or 0.0) * sample_rate * 4 for clip in manifest.clips)
-        self._kept: dict[int, np.ndarray] | None = {} if total <= memory_bytes else None
-
-    def span(self, row: int, *, offset_s: float, length_s: float) -> np.ndarray:
-        """Part of a clip: float32 [T], at most ``length_s`` seconds from ``offset_s`` behind the start of the clip.
-
-        Raises:
-            AudioError: if the file cannot be decoded.
-        """
-        if self._kept is None:
-            return self._read(row, offset_s=offset_s, length_s=length_s)
-        if row not in self._kept:
-            self._kept[row] = self._read(row)
-        start = round(offset_s * self.sample_rate)
-        return self._kept[row][start : start + round(length_s * self.sample_rate)]
-
-    def _read(self, row: int, *, offset_s: float = 0.0, length_s: float | None = None) -> np.ndarray:
-        clip = self._manifest.clips[row]
-        duration_s = clip.duration_s or 0.0
-        whole = offset_s == 0.0 and (length_s is None or length_s >= duration_s)
-        if whole and clip.start_s is None and clip.end_s is None:
-            return audio.load(self._manifest.audio_path(clip), sample_rate=self.sample_rate)
-        start_s = (clip.start_s or 0.0) + offset_s
-        end_s = (clip.start_s or 0.0) + (duration_s if whole else min(duration_s, offset_s + (length_s or duration_s)))
-        return audio.load(self._manifest.audio_path(clip), sample_rate=self.sample_rate, start_s=start_s, end_s=end_s)
+_MIN_BATCHES_AHEAD = 3
+# The one that the loop asks for and the one behind it: with fewer, nothing would be decoded while the model works.
+_FEWEST_BATCHES_AHEAD = 2
+_CLIPS_AHEAD_OF_A_THREAD = 4
+_MAX_BYTES_AHEAD = 1024**3
+# Clips of a batch are handed to threads in so many lots for each: one clip at a time costs more than its copy from a cache.
+_TASKS_OF_A_THREAD = 8
 
 
 @dataclass(slots=True)
@@ -70,6 +42,24 @@ class Example:
     waveform: np.ndarray
     num_samples: int
     captions: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What an epoch draws for a clip: numbers of its captions, and the first sample of its window."""
+
+    captions: list[int]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A batch that is being decoded: its rows int64 [C], what was drawn for them, the waveforms [C, T] and who fills them."""
+
+    rows: np.ndarray
+    drawn: list[_Drawn]
+    waveform: np.ndarray
+    tasks: list[Future[list[int]]]
 
 
 class TrainingBatches:
@@ -85,12 +75,18 @@ class TrainingBatches:
         workers: threads that decode.
         captions_per_clip: different captions, and so pairs, of each clip in a batch; the waveform is decoded once. A clip
             with fewer brings all it has and repeats them.
+        part: (rank, size): of every batch, ``epoch`` gives the clips of this process only, the rank-th of ``size`` equal runs.
+            What is drawn does not depend on it.
+        audio_cache: where decoded clips are kept, see ``DecodedClips``.
+        cache_dir: of the cache on disk.
 
     Attributes:
         num_short_of_captions: clips with fewer different captions than that.
 
     Raises:
         ManifestError: if a clip has no caption.
+        ConfigError: if the clips of a batch cannot be shared evenly, or the disk has no room for the cache.
+        RunDirError: if the cache cannot be written.
     """
 
     def __init__(
@@ -103,8 +99,12 @@ class TrainingBatches:
         seed: int,
         workers: int,
         captions_per_clip: int = 1,
+        part: tuple[int, int] = (0, 1),
+        audio_cache: AudioCache = "auto",
+        cache_dir: Path | None = None,
     ) -> None:
         assert captions_per_clip >= 1, captions_per_clip
+        self._share = _share(part, sampler.batch_size, captions_per_clip)
         silent = [clip.id for clip in manifest.clips if not clip.captions]
         if silent:
             raise ManifestError(
@@ -113,7 +113,7 @@ class TrainingBatches:
             )
         self.manifest, self.spec, self.sampler = manifest, spec, sampler
         self.seed, self.workers, self.captions_per_clip = seed, workers, captions_per_clip
-        self._waveforms = Waveforms(manifest, sample_rate=spec.sample_rate)
+        self._decoded = DecodedClips(manifest, sample_rate=spec.sample_rate, cache=audio_cache, cache_dir=cache_dir)
         self._captions = [[caption.text for caption in clip.captions] for clip in manifest.clips]
         self._different = [_different(captions) for captions in self._captions]
         self.num_short_of_captions = sum(len(numbers) < captions_per_clip for numbers in self._different)
@@ -121,50 +121,47 @@ class TrainingBatches:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in one pass over the split."""
+        """Batches in one pass over the split; those of all processes together."""
         return self.sampler.batches_per_epoch
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from batch ``first`` on.
+        """The batches of an epoch, or the parts of this process of them, from batch ``first`` on.
 
         Raises:
             AudioError: if a file cannot be decoded.
         """
-        batches = self.sampler.epoch(epoch)[first:]
+        batches = self.sampler.epoch(epoch)[first:, self._share]
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
-        ahead: deque[list[Future[Example]]] = deque()
+        waiting = iter(batches)
+        ahead: deque[_Pending] = deque()
         try:
-            for position in range(len(batches)):
-                while len(ahead) < 3 and position + len(ahead) < len(batches):
-                    rows = batches[position + len(ahead)]
-                    ahead.append([pool.submit(self.example, int(row), epoch) for row in rows])
-                yield self._collate(batches[position], [future.result() for future in ahead.popleft()])
+            for _ in range(len(batches)):
+                for rows in islice(waiting, self._batches_ahead(batches.shape[1]) - len(ahead)):
+                    ahead.append(self._start(pool, rows, [self._draw(int(row), epoch) for row in rows]))
+                yield self._collate(ahead.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def example(self, row: int, epoch: int) -> Example:
         """Draw the captions of one clip for one epoch, and a window of its sound where it is longer than that."""
-        draw = np.random.default_rng([self.seed, epoch, row])
-        if self.captions_per_clip == 1:
-            captions = [int(draw.integers(len(self._captions[row])))]
-        else:
-            captions = np.resize(draw.permutation(self._different[row]), self.captions_per_clip).tolist()
-        spare_s = max(0.0, (self.manifest.clips[row].duration_s or 0.0) - self.spec.window_s)
-        return self._window(row, offset_s=spare_s * draw.random(), captions=captions)
+        drawn = self._draw(row, epoch)
+        waveform = np.zeros(self.spec.window_samples, dtype=np.float32)
+        return Example(waveform, max(1, self._decoded.read(row, waveform, offset=drawn.offset)), drawn.captions)
 
     def probe(self, rows: Sequence[int] | np.ndarray, *, captions_per_clip: int = 1) -> Batch:
         """A batch of the given rows that is always the same: the start of every clip with its first captions.
 
         Args:
-            rows: int64 [C].
+            rows: int64 [C]; all of them are decoded here, whatever the part of this process.
             captions_per_clip: different captions of each clip; one with fewer repeats them.
 
         Raises:
             AudioError: if a file cannot be decoded.
         """
+        rows = np.asarray(rows, dtype=np.int64)
+        drawn = [_Drawn(np.resize(self._different[row], captions_per_clip).tolist(), 0) for row in rows]
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
-            examples = list(pool.map(lambda row: self._first(int(row), captions_per_clip), rows))
-        return self._collate(np.asarray(rows, dtype=np.int64), examples)
+            return self._collate(self._start(pool, rows, drawn))
 
     def state_dict(self) -> dict[str, Any]:
         """What the sampler keeps between epochs, for the checkpoint."""
@@ -178,20 +175,44 @@ class TrainingBatches:
         """
         self.sampler.load_state_dict(state)
 
-    def _first(self, row: int, captions_per_clip: int) -> Example:
-        return self._window(row, offset_s=0.0, captions=np.resize(self._different[row], captions_per_clip).tolist())
+    def _draw(self, row: int, epoch: int) -> _Drawn:
+        draw = np.random.default_rng([self.seed, epoch, row])
+        if self.captions_per_clip == 1:
+            captions = [int(draw.integers(len(self._captions[row])))]
+        else:
+            captions = np.resize(draw.permutation(self._different[row]), self.captions_per_clip).tolist()
+        spare_s = max(0.0, (self.manifest.clips[row].duration_s or 0.0) - self.spec.window_s)
+        return _Drawn(captions, round(spare_s * draw.random() * self.spec.sample_rate))
 
-    def _window(self, row: int, *, offset_s: float, captions: list[int]) -> Example:
-        samples = self._waveforms.span(row, offset_s=offset_s, length_s=self.spec.window_s)
-        samples = samples[: self.spec.window_samples]
-        waveform = np.zeros(self.spec.window_samples, dtype=np.float32)
-        waveform[: len(samples)] = samples
-        return Example(waveform=waveform, num_samples=max(1, len(samples)), captions=captions)
+    def _batches_ahead(self, num_clips: int) -> int:
+        """How many batches are decoded ahead: enough for every thread to have a clip in hand while others wait."""
+        wanted = max(_MIN_BATCHES_AHEAD, -(-_CLIPS_AHEAD_OF_A_THREAD * self.workers // num_clips))
+        affordable = _MAX_BYTES_AHEAD // (4 * num_clips * self.spec.window_samples)
+        return max(_FEWEST_BATCHES_AHEAD, min(wanted, affordable))
 
-    def _collate(self, clips: np.ndarray, examples: Sequence[Example]) -> Batch:
-        audio_row = np.repeat(np.arange(len(clips)), [len(example.captions) for example in examples])  # [B]
+    def _start(self, pool: ThreadPoolExecutor, rows: np.ndarray, drawn: list[_Drawn]) -> _Pending:
+        """Have the clips of a batch decoded, each straight into its row."""
+        waveform = np.zeros((len(rows), self.spec.window_samples), dtype=np.float32)  # [C, T]
+        each = max(1, len(rows) // (_TASKS_OF_A_THREAD * self.workers))
+        tasks = [
+            pool.submit(self._decode, waveform[start : start + each], rows[start : start + each], drawn[start : start + each])
+            for start in range(0, len(rows), each)
+        ]
+        return _Pending(rows, drawn, waveform, tasks)
+
+    def _decode(self, waveform: np.ndarray, rows: np.ndarray, drawn: Sequence[_Drawn]) -> list[int]:
+        """Fill rows of a batch; gives how many samples of each are real."""
+        return [
+            max(1, self._decoded.read(int(row), out, offset=one.offset))
+            for out, row, one in zip(waveform, rows, drawn, strict=True)
+        ]
+
+    def _collate(self, pending: _Pending) -> Batch:
+        clips, numbers = pending.rows, [one.captions for one in pending.drawn]
+        num_samples = [count for task in pending.tasks for count in task.result()]
+        audio_row = np.repeat(np.arange(len(clips)), [len(captions) for captions in numbers])  # [B]
         rows = clips[audio_row]  # [B]
-        drawn = [caption for example in examples for caption in example.captions]
+        drawn = [caption for captions in numbers for caption in captions]
         text_keys = np.stack(
             [
                 self._clip_keys[rows, 0],
@@ -201,14 +222,29 @@ class TrainingBatches:
             axis=1,
         )
         return Batch(
-            waveform=torch.from_numpy(np.stack([example.waveform for example in examples])),
-            num_samples=torch.tensor([example.num_samples for example in examples]),
+            waveform=torch.from_numpy(pending.waveform),
+            num_samples=torch.tensor(num_samples),
             captions=[self._captions[row][caption] for row, caption in zip(rows, drawn, strict=True)],
             index=torch.from_numpy(rows),
             text_keys=torch.from_numpy(text_keys),
             clip_keys=torch.from_numpy(self._clip_keys[rows]),
             audio_row=torch.from_numpy(audio_row),
+            languages=[self.manifest.clips[row].captions[caption].lang for row, caption in zip(rows, drawn, strict=True)],
         )
+
+
+def _share(part: tuple[int, int], num_clips: int, captions_per_clip: int) -> slice:
+    """Which clips of a batch belong to one process."""
+    rank, size = part
+    assert 0 <= rank < size, part
+    if num_clips % size:
+        nearest = max(2, round(num_clips / size)) * size * captions_per_clip
+        each = f" of {captions_per_clip} captions a clip" if captions_per_clip > 1 else ""
+        raise ConfigError(
+            f"--batch-size {num_clips * captions_per_clip}: its {num_clips} clips{each} cannot be shared evenly by {size} "
+            f"processes; pass --batch-size {nearest}"
+        )
+    return slice(rank * num_clips // size, (rank + 1) * num_clips // size)
 
 
 def caption_groups(clips: Sequence[Clip]) -> np.ndarray:

@@ -6,8 +6,6 @@ counted over the clips by ``clapkit.data.audit``.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +17,7 @@ import xxhash
 from clapkit.data.acoustic import Listener
 from clapkit.data.audio import AudioInfo, AudioStatistics, examine, probe
 from clapkit.data.copies import CopyPolicy, CopyWriter
+from clapkit.data.members import audio_size, open_audio
 from clapkit.data.processes import Crashed, map_in_processes, num_cores
 from clapkit.errors import AudioError
 
@@ -125,15 +124,12 @@ def inspect_files(
 
 
 def _regular_size(path: str) -> int:
-    """Size of a file; a pipe would make us wait for ever."""
+    """Size of a file or of a member of a shard; a pipe would make us wait for ever."""
     try:
-        status = os.stat(path)
+        return audio_size(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise AudioError(f"{path}: cannot be opened ({reason}); expected a readable audio file") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise AudioError(f"{path}: is no regular file, expected audio; drop it")
-    return status.st_size
 
 
 def _examine(num_bytes: int, job: Job, copies: CopyPolicy | None) -> Inspection:
@@ -169,7 +165,7 @@ def _examine(num_bytes: int, job: Job, copies: CopyPolicy | None) -> Inspection:
 def _content(path: Path) -> str:
     digest = xxhash.xxh3_128()
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_audio(path, buffering=0) as file:
             while block := file.read(_READ_BYTES):
                 digest.update(block)
     except OSError as error:

@@ -5,11 +5,14 @@ A sampler draws clips. With several captions per clip a batch of B pairs holds f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
+from clapkit.data.manifest import Manifest
+from clapkit.data.members import split_member
 from clapkit.errors import ConfigError
 
 
@@ -17,9 +20,11 @@ class BatchSampler(Protocol):
     """Draws the rows of every batch.
 
     Attributes:
+        batch_size: clips in a batch.
         batches_per_epoch: the same in every epoch, because the length of a training is counted in steps.
     """
 
+    batch_size: int
     batches_per_epoch: int
 
     def epoch(self, epoch: int) -> np.ndarray:
@@ -172,6 +177,67 @@ class UniqueCaptionBatches:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing to take up."""
+
+
+class ShardBatches:
+    """Shuffled batches that read from few shards at a time, for corpora that are larger than memory.
+
+    Shards come in random order; the clips of ``open_shards`` consecutive ones are pooled and shuffled, and batches are cut from
+    the stream of pools. A batch that lies across two pools holds clips of both. The rows left over at the end of an epoch rest
+    until the next shuffle.
+
+    Args:
+        shards: int [num_rows], the shard of every training clip, from ``shard_of_rows``.
+        batch_size: rows in a batch.
+        seed: of the shuffles.
+        open_shards: shards in a pool; with as many as there are, the batches are those of a plain shuffle.
+
+    Raises:
+        ConfigError: if no batch can be filled or a batch holds no negative.
+    """
+
+    def __init__(self, shards: np.ndarray, batch_size: int, *, seed: int, open_shards: int = 8) -> None:
+        _check_size(len(shards), batch_size)
+        if open_shards < 1:
+            raise ConfigError(f"open_shards {open_shards}: expected at least 1 shard in a pool")
+        names, self._shard = np.unique(shards, return_inverse=True)
+        self.num_shards, self.open_shards = len(names), open_shards
+        self.batch_size, self.seed = batch_size, seed
+        self.batches_per_epoch = len(shards) // batch_size
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The batches of one epoch, int64 [batches_per_epoch, batch_size]."""
+        draw = np.random.default_rng([self.seed, epoch])
+        pool = draw.permutation(self.num_shards)[self._shard] // self.open_shards
+        order = draw.permutation(len(pool))
+        order = order[np.argsort(pool[order], kind="stable")]  # by pool, shuffled inside
+        return order[: self.batches_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the batches depend on seed and epoch alone."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take up."""
+
+
+def shard_of_rows(manifest: Manifest) -> np.ndarray:
+    """The shard of every clip: the tar file that its audio lies in, or the folder where audio is a plain file.
+
+    Returns:
+        int64 [N], numbered from 0 in the order of their first clips.
+    """
+    shard_of_folder: dict[str, str] = {}
+    numbers: dict[str, int] = {}
+    rows = np.empty(len(manifest), dtype=np.int64)
+    for row, clip in enumerate(manifest.clips):
+        folder = os.path.dirname(clip.audio)
+        if folder not in shard_of_folder:
+            # Asked for the folder, because that takes a look at the disk.
+            member = split_member(manifest.root / folder / "member")
+            shard_of_folder[folder] = folder if member is None else member[0]
+        rows[row] = numbers.setdefault(shard_of_folder[folder], len(numbers))
+    return rows
 
 
 def clips_per_batch(batch_size: int, captions_per_clip: int, *, num_clips: int) -> int:

@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from clapkit.objectives.contract import ParamGroup, check_batch, full_precision, loss_output
+from clapkit.objectives.row_blocks import mean_over_rows, needs_blocks, pair_cosines
 from clapkit.objectives.similarity import cosine
 from clapkit.objectives.targets import Policy, check_policy, further_positives, uniform_targets
 from clapkit.objectives.temperature import Temperature, TemperatureKind, make_temperature
@@ -62,8 +63,11 @@ class InfoNCE(nn.Module):
         """
         check_batch(audio, text, positives, index)
         with full_precision(audio, text) as (audio, text):
+            scale = self.temperature.scale(index, progress, dtype=text.dtype)
+            if needs_blocks(text):
+                total, terms = self.both_in_blocks(text, audio, positives, scale)
+                return loss_output(total, terms, self.pair_stats(pair_cosines(audio, text), index, progress))
             similarity = cosine(text, audio)  # [B, B], rows are texts
-            scale = self.temperature.scale(index, progress, dtype=similarity.dtype)
             total, terms = self.both_directions(similarity, positives, scale)
             return loss_output(total, terms, self.stats(similarity, index, progress))
 
@@ -76,12 +80,20 @@ class InfoNCE(nn.Module):
         audio_to_text = self.one_direction(similarity.T, positives.T, scale)
         return (text_to_audio + audio_to_text) / 2, {"t2a": text_to_audio, "a2t": audio_to_text}
 
+    def both_in_blocks(
+        self, text: Tensor, audio: Tensor, positives: Tensor, scale: Tensor | float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As ``both_directions``, from the embeddings of a large batch, [B, D] each."""
+        text_to_audio = mean_over_rows(self.one_direction, text, audio, positives, scale)
+        audio_to_text = mean_over_rows(self.one_direction, audio, text, positives.T, scale)
+        return (text_to_audio + audio_to_text) / 2, {"t2a": text_to_audio, "a2t": audio_to_text}
+
     def one_direction(self, similarity: Tensor, positives: Tensor, scale: Tensor | float) -> Tensor:
         """Mean cross-entropy of the rows.
 
         Args:
-            similarity: [B, B], rows are anchors, the own partner on the diagonal.
-            positives: bool [B, B], likewise.
+            similarity: [B, B], rows are anchors, the own partner on the diagonal; or [R, B], a block of rows.
+            positives: bool, likewise.
             scale: 1 / tau, a scalar or [B, 1] with that of each anchor; from ``temperature.scale``.
 
         Returns:
@@ -98,7 +110,11 @@ class InfoNCE(nn.Module):
 
     def stats(self, similarity: Tensor, index: Tensor, progress: float) -> dict[str, Tensor | float]:
         """The temperature and the mean cosine of the pairs."""
-        return {**self.temperature.stats(index, progress), "positive_cosine": similarity.diagonal().mean()}
+        return self.pair_stats(similarity.diagonal(), index, progress)
+
+    def pair_stats(self, cosines: Tensor, index: Tensor, progress: float) -> dict[str, Tensor | float]:
+        """As ``stats``, from the cosines of the pairs [B]."""
+        return {**self.temperature.stats(index, progress), "positive_cosine": cosines.mean()}
 
     def param_groups(self, lr: float, weight_decay: float) -> list[ParamGroup]:
         """Optimiser groups; nothing here is decayed, whatever ``weight_decay`` says."""

@@ -162,19 +162,20 @@ class AdaptiveRadius(nn.Module):
         """Predict R.
 
         Args:
-            similarity: detached cosines [B, B], rows are anchors.
-            positives: bool [B, B], likewise.
+            similarity: detached cosines [B, B], rows are anchors; or [R, B], a block of rows.
+            positives: bool, likewise.
             distance: not looked at.
 
         Returns:
-            [B].
+            [B], or [R].
 
         Raises:
-            ShapeError: if B is not the batch size that the predictor was made for.
+            ShapeError: if B is not the batch size that the predictor was made for, or the order of the batch is asked of a
+                block.
         """
         if self.predictor is None:
-            self.predictor = self._make_predictor(similarity.shape[0]).to(similarity)
-        batch_size, made_for = similarity.shape[0], self._weight.shape[1]
+            self.predictor = self._make_predictor(similarity.shape[1]).to(similarity)
+        batch_size, made_for = similarity.shape[1], self._weight.shape[1]
         if batch_size != made_for:
             raise ShapeError(
                 f"adaptive radius: the batch has {batch_size} pairs, the predictor was made for {made_for};"
@@ -193,13 +194,21 @@ def similarity_profile(similarity: Tensor, positives: Tensor, *, order: Order) -
     cosines of their row, which says "no competition here" and depends neither on batch order nor on what is replaced.
 
     Args:
-        similarity: cosines [B, B], rows are anchors.
-        positives: bool [B, B], likewise.
+        similarity: cosines [B, B], rows are anchors; or [R, B], a block of rows with their partners on its diagonal.
+        positives: bool, likewise.
         order: ``sorted`` (negatives from the most similar down, so that the batch order does not matter) or ``raw``.
 
     Returns:
-        [B, B], no gradient.
+        [B, B] or [R, B], no gradient.
+
+    Raises:
+        ShapeError: if the order of the batch is asked of a block, whose columns are in another.
     """
+    if order == "raw" and similarity.shape[0] != similarity.shape[1]:
+        raise ShapeError(
+            f"adaptive radius: radius_input=raw has the order of the batch, which a block of {similarity.shape[0]} of "
+            f"{similarity.shape[1]} pairs does not; use sorted, or smaller batches"
+        )
     replaced = positives.clone().fill_diagonal_(False)
     lowest = similarity.masked_fill(replaced, math.inf).amin(dim=1, keepdim=True)  # [B, 1]
     profile = torch.empty(similarity.shape, dtype=similarity.dtype, device=similarity.device)  # [B, B], contiguous

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clapkit.objectives.contract import ParamGroup, check_batch, full_precision, loss_output, require, require_choice
 from clapkit.objectives.infonce import InfoNCE
+from clapkit.objectives.row_blocks import needs_blocks, pair_cosines
 from clapkit.objectives.siglip import SigLIP
 from clapkit.objectives.similarity import cosine
 from clapkit.objectives.svr import Base, Sides, make_base
@@ -78,14 +79,17 @@ class Reweighted(nn.Module):
         """
         check_batch(audio, text, positives, index)
         with full_precision(audio, text) as (audio, text):
-            similarity = cosine(text, audio)  # [B, B], rows are texts
-            scale = self.base.temperature.scale(index, progress, dtype=similarity.dtype)
-            total, terms = self.base.both_directions(similarity, positives, scale)
-            if self.sides == "bi":
-                total = (1 + self.alpha) * total
+            scale = self.base.temperature.scale(index, progress, dtype=text.dtype)
+            if needs_blocks(text):
+                total, terms = self.base.both_in_blocks(text, audio, positives, scale)
+                stats = self.base.pair_stats(pair_cosines(audio, text), index, progress)
             else:
-                total = total + self.alpha * self.base.one_direction(similarity, positives, scale) / 2
-            return loss_output(total, terms, self.base.stats(similarity, index, progress))
+                similarity = cosine(text, audio)  # [B, B], rows are texts
+                total, terms = self.base.both_directions(similarity, positives, scale)
+                stats = self.base.stats(similarity, index, progress)
+            # The loss of texts: the first term of both bases.
+            total = (1 + self.alpha) * total if self.sides == "bi" else total + self.alpha * next(iter(terms.values())) / 2
+            return loss_output(total, terms, stats)
 
     def param_groups(self, lr: float, weight_decay: float) -> list[ParamGroup]:
         """Optimiser groups of the base; nothing here is decayed, whatever ``weight_decay`` says."""

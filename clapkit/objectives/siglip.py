@@ -17,6 +17,7 @@ from clapkit.objectives.contract import (
     require,
     undecayed_group,
 )
+from clapkit.objectives.row_blocks import mean_over_rows, needs_blocks, pair_cosines
 from clapkit.objectives.similarity import cosine
 from clapkit.objectives.targets import Policy, check_policy, further_positives, no_negatives
 from clapkit.objectives.temperature import Temperature, TemperatureKind
@@ -77,8 +78,11 @@ class SigLIP(nn.Module):
         """
         check_batch(audio, text, positives, index)
         with full_precision(audio, text) as (audio, text):
-            similarity = cosine(text, audio)  # [B, B], rows are texts
             scale = self.temperature.scale(index, progress)
+            if needs_blocks(text):
+                total, terms = self.both_in_blocks(text, audio, positives, scale)
+                return loss_output(total, terms, self.pair_stats(pair_cosines(audio, text), index, progress))
+            similarity = cosine(text, audio)  # [B, B], rows are texts
             total, terms = self.both_directions(similarity, positives, scale)
             return loss_output(total, terms, self.stats(similarity, index, progress))
 
@@ -87,34 +91,42 @@ class SigLIP(nn.Module):
         loss = self.one_direction(similarity, positives, scale)
         return loss, {"siglip": loss}
 
+    def both_in_blocks(
+        self, text: Tensor, audio: Tensor, positives: Tensor, scale: Tensor | float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As ``both_directions``, from the embeddings of a large batch, [B, D] each."""
+        loss = mean_over_rows(self.one_direction, text, audio, positives, scale)
+        return loss, {"siglip": loss}
+
     def one_direction(self, similarity: Tensor, positives: Tensor, scale: Tensor | float) -> Tensor:
         """Logistic loss of all entries, divided by the number of rows.
 
         Args:
-            similarity: [B, B], rows are anchors, the own partner on the diagonal.
-            positives: bool [B, B], likewise.
+            similarity: [B, B], rows are anchors, the own partner on the diagonal; or [R, B], a block of rows.
+            positives: bool, likewise.
             scale: 1 / tau, from ``temperature.scale``.
 
         Returns:
             Scalar, nats per pair.
         """
-        logits = scale * similarity + self.offset(similarity)  # [B, B]
+        logits = scale * similarity + self.offset(similarity.shape[1])  # [B, B]
         losses = softplus(torch.where(no_negatives(positives), -logits, logits))  # [B, B]
         if self.targets == "ignore":
             losses = losses.masked_fill(further_positives(positives), 0.0)
         return losses.sum() / similarity.shape[0]
 
-    def offset(self, similarity: Tensor) -> Tensor:
-        """The bias b that goes into the logits of this batch."""
-        return self.bias - math.log(similarity.shape[0] - 1) if self.adds_log_prior else self.bias
+    def offset(self, batch_size: int) -> Tensor:
+        """The bias b that goes into the logits of a batch of B."""
+        return self.bias - math.log(batch_size - 1) if self.adds_log_prior else self.bias
 
     def stats(self, similarity: Tensor, index: Tensor, progress: float) -> dict[str, Tensor | float]:
         """The temperature, the bias and the mean cosine of the pairs."""
-        return {
-            **self.temperature.stats(index, progress),
-            "bias": self.offset(similarity),
-            "positive_cosine": similarity.diagonal().mean(),
-        }
+        return self.pair_stats(similarity.diagonal(), index, progress)
+
+    def pair_stats(self, cosines: Tensor, index: Tensor, progress: float) -> dict[str, Tensor | float]:
+        """As ``stats``, from the cosines of the pairs [B]."""
+        bias = self.offset(cosines.shape[0])
+        return {**self.temperature.stats(index, progress), "bias": bias, "positive_cosine": cosines.mean()}
 
     def param_groups(self, lr: float, weight_decay: float) -> list[ParamGroup]:
         """Optimiser groups; nothing here is decayed, whatever ``weight_decay`` says."""

@@ -32,6 +32,7 @@ from clapkit.objectives.radius import (
     make_radius_model,
     radius_penalty,
 )
+from clapkit.objectives.row_blocks import blocks_of, computed_twice, needs_blocks, pair_cosines, rolled, rows_of
 from clapkit.objectives.siglip import SigLIP
 from clapkit.objectives.similarity import cosine, smooth_norm, support_vectors
 from clapkit.objectives.targets import Policy
@@ -185,14 +186,20 @@ class SupportVectorRegularization(nn.Module):
         """
         check_batch(audio, text, positives, index)
         with full_precision(audio, text) as (audio, text):
-            similarity = cosine(text, audio)  # [B, B], rows are texts
-            scale = self.base.temperature.scale(index, progress, dtype=similarity.dtype)
-            total, terms = self.base.both_directions(similarity, positives, scale)
-            stats = self.base.stats(similarity, index, progress)
+            scale = self.base.temperature.scale(index, progress, dtype=text.dtype)
+            if needs_blocks(text):
+                similarity = None
+                total, terms = self.base.both_in_blocks(text, audio, positives, scale)
+                stats = self.base.pair_stats(pair_cosines(audio, text), index, progress)
+            else:
+                similarity = cosine(text, audio)  # [B, B], rows are texts
+                total, terms = self.base.both_directions(similarity, positives, scale)
+                stats = self.base.stats(similarity, index, progress)
             if self.settings.alpha > 0:
                 support = {"t2a": self._support_term("t2a", text, audio, similarity, positives, scale)}
                 if self.settings.sides == "bi":
-                    support["a2t"] = self._support_term("a2t", audio, text, similarity.T, positives.T, scale)
+                    turned = None if similarity is None else similarity.T
+                    support["a2t"] = self._support_term("a2t", audio, text, turned, positives.T, scale)
                 total = total + self.settings.alpha * sum(term.loss for term in support.values()) / 2
                 terms |= {f"support_{side}": term.loss for side, term in support.items()}
                 penalties = [term.penalty for term in support.values() if term.penalty is not None]
@@ -203,13 +210,49 @@ class SupportVectorRegularization(nn.Module):
             return loss_output(total, terms, stats)
 
     def _support_term(
-        self, side: str, anchors: Tensor, targets: Tensor, similarity: Tensor, positives: Tensor, scale: Tensor | float
+        self,
+        side: str,
+        anchors: Tensor,
+        targets: Tensor,
+        similarity: Tensor | None,
+        positives: Tensor,
+        scale: Tensor | float,
     ) -> SupportTerm:
         """Form one direction; ``anchors`` [B, D], ``similarity`` and ``positives`` [B, B] with anchors in rows.
 
-        A support vector has the temperature of its anchor.
+        Without ``similarity``, the rows are taken in blocks, each of which is computed again in the backward pass. A support
+        vector has the temperature of its anchor.
         """
-        pull_targets = targets.detach() if self.settings.detach_pull_target else targets
+        if similarity is not None:
+            return self._support_rows(side, anchors, targets, similarity, positives, scale)
+        parts = []
+        for rows in blocks_of(anchors.shape[0]):
+
+            def block(
+                some: Tensor, candidates: Tensor, factor: Tensor | float, rows: slice = rows
+            ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+                candidates = rolled(candidates, rows, dim=0)
+                marked = rolled(positives[rows], rows, dim=1)  # [R, B]
+                cosines = cosine(some.detach(), candidates.detach())  # [R, B], for the radius alone
+                term = self._support_rows(side, some, candidates, cosines, marked, factor)
+                return term.loss, term.radius, term.distance, term.penalty
+
+            parts.append(SupportTerm(*computed_twice(block, anchors[rows], targets, rows_of(scale, rows))))
+        shares = [part.radius.shape[0] / anchors.shape[0] for part in parts]
+        penalties = [share * part.penalty for share, part in zip(shares, parts, strict=True) if part.penalty is not None]
+        return SupportTerm(
+            torch.stack([share * part.loss for share, part in zip(shares, parts, strict=True)]).sum(),
+            torch.cat([part.radius for part in parts]),
+            torch.cat([part.distance for part in parts]),
+            torch.stack(penalties).sum() if penalties else None,
+        )
+
+    def _support_rows(
+        self, side: str, anchors: Tensor, targets: Tensor, similarity: Tensor, positives: Tensor, scale: Tensor | float
+    ) -> SupportTerm:
+        """One direction of R anchors [R, D] whose partners come first among the targets [B, D]."""
+        own = targets[: anchors.shape[0]]  # [R, D]
+        pull_targets = own.detach() if self.settings.detach_pull_target else own
         distance = smooth_norm(pull_targets - anchors)  # [B]; not from cosines, which lose close pairs
         radius, penalty = self._radius(side, similarity.detach(), positives, distance.detach())  # [B], scalar
         support = support_vectors(anchors, pull_targets, radius / distance, normalize=self.settings.normalize_support)  # [B, D]

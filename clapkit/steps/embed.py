@@ -31,7 +31,7 @@ def run(config: EmbedConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
     """
     inputs.refuse_options(config.options)
     source = inputs.resolve_model(config.model, runs_root=config.runs_root)
-    run_dir.add_input(source.folder, source.fingerprint)
+    run_dir.add_input(source.path, source.fingerprint)
     given = resolve_input(config, model=source)
     modality = choose_modality(config.modality, given)
     device = inputs.choose_device(config.device)
@@ -39,7 +39,11 @@ def run(config: EmbedConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
     reporter.say(f"model {source.name} on {device}; {modality} of {given.manifest.name} ({len(given.manifest)} clips)")
     if given.source is not None:
         run_dir.add_input(given.source, given.manifest.fingerprint)
-    model = inputs.load_model(source.folder, device=device)
+    model = inputs.load_model(source.path, device=device)
+    if config.lang is not None:
+        inputs.expect_languages(model, config.lang, name=source.name)
+    for note in model.notes:
+        reporter.say(note)
     tables = []
     summary = {"num_windows": 0, "num_rejected": 0}
     if modality in ("audio", "both"):
@@ -53,7 +57,7 @@ def run(config: EmbedConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
         width=model.embedding_dim,
         dtype=_dtype(config.store),
         counts={table.modality: len(table) for table in tables},
-        model_path=os.fspath(source.folder.resolve()),
+        model_path=os.fspath(source.path.resolve()),
         model_fingerprint=source.fingerprint,
         audio_policy=_audio_policy(model, config),
         data={"name": given.manifest.name, "fingerprint": given.manifest.fingerprint, "split": config.split},
@@ -123,10 +127,15 @@ def _embed_audio(
 def _embed_captions(
     model: Encoder, manifest: Manifest, *, config: EmbedConfig, device: str, reporter: Reporter
 ) -> EmbeddingTable:
-    rows = [(clip, caption.text) for clip in manifest for caption in clip.captions]
-    texts = [text for _, text in rows]
+    rows = [(clip, caption) for clip in manifest for caption in clip.captions]
     vectors = embed_texts(
-        model, texts, reporter=reporter, batch_size=config.batch_size, precision=config.precision, device=device
+        model,
+        [caption.text for _, caption in rows],
+        languages=[caption.lang for _, caption in rows],
+        reporter=reporter,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        device=device,
     )
     return EmbeddingTable.build(
         "text",
@@ -134,7 +143,7 @@ def _embed_captions(
         ids=[clip.id for clip, _ in rows],
         paths=[os.fspath(manifest.audio_path(clip)) for clip, _ in rows],
         spans=[(clip.start_s, clip.end_s) for clip, _ in rows],
-        captions=[[text] for text in texts],
+        captions=[[caption.text] for _, caption in rows],
         labels=[clip.labels for clip, _ in rows],
         splits=[clip.split for clip, _ in rows],
         dtype=_dtype(config.store),

@@ -50,6 +50,10 @@ def resolve_input(config: EmbedConfig, *, model: inputs.ModelSource) -> EmbedInp
         RunDirError: if an input is neither a file, a folder nor a run.
     """
     given = config.inputs
+    if config.lang is not None and not (len(given) == 1 and given[0].endswith(".txt")):
+        raise ConfigError(
+            f"--lang {config.lang}: belongs to a text file of captions; data say the language of theirs themselves"
+        )
     if not given or _is_data(given[0], runs_root=config.runs_root):
         if len(given) > 1:
             raise ConfigError(f"inputs {', '.join(given)}: a prepare run or manifest stands alone; embed one by one")
@@ -61,7 +65,7 @@ def resolve_input(config: EmbedConfig, *, model: inputs.ModelSource) -> EmbedInp
     if given[0].endswith(".txt") and Path(given[0]).is_file():
         if len(given) > 1:
             raise ConfigError(f"inputs {', '.join(given)}: a text file of captions stands alone; embed them one by one")
-        return EmbedInput(_caption_file(Path(given[0])), has_audio=False, source=Path(given[0]))
+        return EmbedInput(_caption_file(Path(given[0]), config.lang or "en"), has_audio=False, source=Path(given[0]))
     return EmbedInput(_audio_files(given, runs_root=config.runs_root), has_audio=True, source=None)
 
 
@@ -97,7 +101,7 @@ def _is_data(address: str, *, runs_root: Path) -> bool:
     return any((place / "run.json").is_file() for place in (runs_root / "prepare" / address, runs_root / address))
 
 
-def _caption_file(path: Path) -> Manifest:
+def _caption_file(path: Path, language: str) -> Manifest:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -107,7 +111,7 @@ def _caption_file(path: Path) -> Manifest:
             f"{path}: cannot be read as UTF-8 (byte {error.start}), expected text with one caption per line; convert it"
         ) from error
     clips = tuple(
-        Clip(id=f"{path.name}:{number}", audio=path.name, captions=(Caption(line.strip()),))
+        Clip(id=f"{path.name}:{number}", audio=path.name, captions=(Caption(line.strip(), language),))
         for number, line in enumerate(lines, start=1)
         if line.strip()
     )

@@ -48,8 +48,8 @@ class Encoder(Protocol):
         """[B, T], [B] to unit-norm [B, D]."""
         ...
 
-    def encode_text(self, captions: Sequence[str]) -> Tensor:
-        """B sentences to unit-norm [B, D]."""
+    def encode_text(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
+        """B sentences to unit-norm [B, D]; their languages, for models that ask for them."""
         ...
 
 
@@ -144,16 +144,18 @@ def embed_texts(
     batch_size: int = 32,
     precision: Precision = "fp32",
     device: str = "cpu",
+    languages: Sequence[str] | None = None,
 ) -> FloatArray:
-    """Embed sentences; equal sentences are encoded once and get the same vector.
+    """Embed sentences; equal sentences (of one language, where the model asks for it) are encoded once.
 
     Args:
         model: in evaluation mode, on ``device``.
         texts: M sentences.
-        reporter: progress.
+        reporter: progress; is told of sentences that are too long for the model.
         batch_size: sentences in a batch.
         precision: autocast of the encoder.
         device: where the model is.
+        languages: ISO 639-1 tag of each sentence, for models that ask for it; None is English.
 
     Returns:
         Unit norm [M, D].
@@ -163,20 +165,40 @@ def embed_texts(
         NumericalError: if an embedding is not finite.
     """
     _check_at_least_one(batch_size=batch_size)
-    distinct = list(dict.fromkeys(texts))
+    asks = languages is not None and getattr(model, "takes_languages", False)
+    spoken = languages if asks and languages is not None else [""] * len(texts)
+    sentences = list(zip(texts, spoken, strict=True))
+    distinct = list(dict.fromkeys(sentences))
     parts = [np.empty((0, model.embedding_dim), dtype=np.float32)]
+    cut_before = _captions_cut(model)[0]
     with reporter.track("embed text", len(distinct), "captions") as tracker, torch.inference_mode():
         for start in range(0, len(distinct), batch_size):
             batch = distinct[start : start + batch_size]
             with _autocast(precision, device):
-                embedded = model.encode_text(batch)  # [B, D]
+                embedded = _encode_texts(model, batch, with_languages=asks)  # [B, D]
             parts.append(_unit(embedded.float().cpu().numpy()))
             tracker.advance(len(batch))
+    num_cut, max_tokens = _captions_cut(model)
+    if num_cut > cut_before:
+        reporter.warn(
+            f"{num_cut - cut_before} of {len(distinct)} sentences are longer than the {max_tokens} tokens that the model "
+            "reads; their ends are not embedded"
+        )
     vectors = np.concatenate(parts)
-    _check_finite(vectors, distinct)
-    row = {text: number for number, text in enumerate(distinct)}
-    embeddings: FloatArray = vectors[[row[text] for text in texts]]
+    _check_finite(vectors, [text for text, _ in distinct])
+    row = {sentence: number for number, sentence in enumerate(distinct)}
+    embeddings: FloatArray = vectors[[row[sentence] for sentence in sentences]]
     return embeddings
+
+
+def _encode_texts(model: Encoder, batch: Sequence[tuple[str, str]], *, with_languages: bool) -> Tensor:
+    texts, languages = zip(*batch, strict=True)
+    return model.encode_text(texts, languages) if with_languages else model.encode_text(texts)
+
+
+def _captions_cut(model: Encoder) -> tuple[int, int]:
+    """How many sentences a model has cut so far, and at how many tokens; zeros where it does not count."""
+    return getattr(model, "captions_cut", None) or (0, 0)
 
 
 def cosine_similarity(audio: npt.NDArray[np.floating[Any]], text: npt.NDArray[np.floating[Any]]) -> FloatArray:

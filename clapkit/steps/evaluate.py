@@ -36,11 +36,12 @@ class _Evaluated:
     config: EvalConfig
     reporter: Reporter
 
-    def embed_texts(self, texts: Sequence[str]) -> FloatArray:
+    def embed_texts(self, texts: Sequence[str], languages: Sequence[str] | None = None) -> FloatArray:
         config = self.config
         return embed_texts(
             self.model,
             texts,
+            languages=languages,
             reporter=self.reporter,
             batch_size=config.batch_size,
             precision=config.precision,
@@ -71,7 +72,7 @@ def run(config: EvalConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, An
     sources = [inputs.resolve_model(address, runs_root=config.runs_root) for address in config.runs or (None,)]
     outcomes = []
     for source in sources:
-        run_dir.add_input(source.folder, source.fingerprint)
+        run_dir.add_input(source.path, source.fingerprint)
         data = inputs.resolve_data(config.data, model=source, runs_root=config.runs_root)
         run_dir.add_input(data.path, data.manifest.fingerprint)
         outcome = _evaluate(
@@ -145,7 +146,7 @@ def _evaluate(
     split = manifest.split(config.split)
     tasks = _possible_tasks(split, wanted)
     reporter.say(f"model {source.name} on {device}: {', '.join(tasks)} on {config.split} of {split.name}")
-    model = inputs.load_model(source.folder, device=device)
+    model = inputs.load_model(source.path, device=device)
     audio = embed_clips(
         model,
         split,
@@ -162,7 +163,7 @@ def _evaluate(
     evaluated = _Evaluated(model, device, clips, audio, config, reporter)
     outcome: dict[str, Any] = {
         "run": source.name,
-        "model": os.fspath(source.folder),
+        "model": os.fspath(source.path),
         "model_fingerprint": source.fingerprint,
         "protocol": _protocol(split, evaluated),
         "tasks": {},
@@ -222,7 +223,8 @@ def _retrieval(evaluated: _Evaluated) -> dict[str, Any]:
     texts, caption_clip = caption_rows(evaluated.clips)
     if not texts:
         raise ManifestError("no clip that could be embedded has a caption; see rejected.jsonl")
-    similarity = cosine_similarity(evaluated.audio.vectors, evaluated.embed_texts(texts))
+    languages = [caption.lang for clip in evaluated.clips for caption in clip.captions]
+    similarity = cosine_similarity(evaluated.audio.vectors, evaluated.embed_texts(texts, languages))
     result = evaluate_retrieval(similarity, caption_clip)
     per_query = result.pop("per_query")
     config = evaluated.config

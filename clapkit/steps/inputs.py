@@ -6,6 +6,7 @@ Nothing here loads torch before a model is asked for, so that a query that needs
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from clapkit import registry
 from clapkit.data.file_table import read_sizes
 from clapkit.data.manifest import Manifest
-from clapkit.encoders.fingerprint import CONFIG, WEIGHTS, model_fingerprint
+from clapkit.data.members import audio_sizes
+from clapkit.encoders.fingerprint import holds_model, model_fingerprint
 from clapkit.errors import ConfigError, EmbeddingError, ManifestError, RunDirError, UnknownNameError
 from clapkit.run_dir import RunDir
 from clapkit.runs import newest_run, open_run
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.jsonl"
 TABLE = "table.json"
 FILES = "files.parquet"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w-]*/[\w.-]+")
+"""``owner/name``; a path is hardly written like that without being there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +36,13 @@ class ModelSource:
     """A model on disk.
 
     Attributes:
-        folder: holds ``model.safetensors`` and ``config.json``.
-        name: how results call it: the run, or the folder.
+        path: of its folder (``model.safetensors`` and ``config.json``, or a CLAP folder of transformers) or file.
+        name: how results call it: the run, the path, or the name on the Hub.
         fingerprint: hash of weights and configuration.
         run: the train run that made it, if it was named by one.
     """
 
-    folder: Path
+    path: Path
     name: str
     fingerprint: str
     run: RunDir | None
@@ -61,36 +65,63 @@ def resolve_model(address: str | None, *, runs_root: Path) -> ModelSource:
     """Find a model.
 
     Args:
-        address: train run (path or name), model folder, or None for the newest train run.
+        address: train run (path or name), model folder or file, name on the Hugging Face Hub, or None for the newest train
+            run.
         runs_root: where runs live.
 
     Raises:
         RunDirError: if there is no such run or it is not finished.
-        CheckpointError: if the folder holds no model.
+        CheckpointError: if the folder holds no model, or the Hub does not give it.
     """
-    folder = Path(address) if address is not None else None
-    if folder is not None and (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
-        return ModelSource(folder, os.fspath(folder), model_fingerprint(folder), _run_of(folder))
     if address is None:
         run = newest_run("train", runs_root=runs_root)
-    else:
-        run = open_run(address, step="train", runs_root=runs_root)
+        return ModelSource(run.model_dir, run.path.name, model_fingerprint(run.model_dir), run)
+    path = Path(address)
+    if holds_model(path):
+        return ModelSource(path, os.fspath(path), model_fingerprint(path), _run_of(path))
+    if _is_of_hub(address, runs_root=runs_root):
+        from clapkit.encoders.pretrained import find
+
+        path = find(address)
+        return ModelSource(path, address, model_fingerprint(path), None)
+    run = open_run(address, step="train", runs_root=runs_root)
     return ModelSource(run.model_dir, run.path.name, model_fingerprint(run.model_dir), run)
 
 
-def load_model(folder: Path, *, device: str) -> DualEncoder:
+def _is_of_hub(address: str, *, runs_root: Path) -> bool:
+    """Whether an address is an ``owner/name`` that nothing here is called."""
+    here = (Path(address), runs_root / "train" / address, runs_root / address)
+    return HUB_NAME.fullmatch(address) is not None and not any(path.exists() for path in here)
+
+
+def load_model(path: Path, *, device: str) -> DualEncoder:
     """Load a model in evaluation mode.
 
     Args:
-        folder: of the model.
+        path: of its folder or file.
         device: as torch names it, from ``choose_device``.
 
     Raises:
         CheckpointError: if the model cannot be loaded.
     """
-    from clapkit.encoders.dual import DualEncoder
+    from clapkit.encoders.loading import load
 
-    return DualEncoder.load(folder, device)
+    return load(path, device)
+
+
+def expect_languages(model: DualEncoder, language: str, *, name: str) -> None:
+    """Make sure that a model looks at the language that it is told.
+
+    Args:
+        model: that embeds sentences.
+        language: of ``--lang``.
+        name: of the model.
+
+    Raises:
+        ConfigError: if it reads all languages alike.
+    """
+    if not model.takes_languages:
+        raise ConfigError(f"--lang {language}: the model {name} reads all languages alike and is told none; leave --lang out")
 
 
 def choose_device(name: str) -> str:
@@ -193,7 +224,7 @@ def check_table_model(folder: Path, *, model_path: Path, fingerprint: str) -> No
     Raises:
         EmbeddingError: if the model is gone or another one.
     """
-    if not (model_path / WEIGHTS).is_file():
+    if not holds_model(model_path):
         raise EmbeddingError(f"{folder}: was made by the model in {model_path}, which is gone; restore it or embed again")
     found = model_fingerprint(model_path)
     if found != fingerprint:
@@ -263,18 +294,12 @@ def _load_run(run: RunDir) -> DataSource:
 def _expect_sizes(run: RunDir, manifest: Manifest, sizes: Mapping[str, int]) -> None:
     """Make sure that no audio file was replaced since it was checked; looks at sizes, because reading all takes hours."""
     root = os.fspath(manifest.root)
-    changed = [audio for audio, size in sizes.items() if _size(os.path.join(root, audio)) != size]
+    found_sizes = audio_sizes(os.path.join(root, audio) for audio in sizes)
+    changed = [(audio, found) for (audio, size), found in zip(sizes.items(), found_sizes, strict=True) if found != size]
     if changed:
-        found = _size(os.path.join(root, changed[0]))
-        now = "is gone" if found is None else f"has {found} bytes, {sizes[changed[0]]} when it was checked"
+        first, found = changed[0]
+        now = "is gone" if found is None else f"has {found} bytes, {sizes[first]} when it was checked"
         raise ManifestError(
             f"prepare run {run.path}: {len(changed)} of {len(sizes)} audio files changed since they were checked, first: "
-            f"{changed[0]} {now}; restore them or prepare again"
+            f"{first} {now}; restore them or prepare again"
         )
-
-
-def _size(path: str) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from clapkit.data.audio import AudioInfo, AudioStatistics
 from clapkit.data.inspection import Inspection, Job
+from clapkit.data.members import split_member
 
 _KEYS = {"path", "state", *(field.name for field in dataclasses.fields(Inspection))}
 
@@ -90,9 +91,10 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _state(path: str) -> list[int] | None:
-    """Size and time of change; None for a file that is not there."""
+    """Size and time of change, of a member those of its archive; None for a file that is not there."""
     try:
-        status = os.stat(path)
+        member = split_member(path)
+        status = os.stat(path if member is None else member[0])
     except (OSError, ValueError):
         return None
     return [status.st_size, status.st_mtime_ns]

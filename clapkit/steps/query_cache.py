@@ -1,6 +1,6 @@
 """Text query embeddings on disk, so that a query that was asked before is answered without loading torch.
 
-One small ``.npy`` per (model fingerprint, text). A file that is damaged counts as missing: it is computed and written
+One small ``.npy`` per (model fingerprint, text, language). A file that is damaged counts as missing: it is computed and written
 again.
 """
 
@@ -33,7 +33,7 @@ def cache_dir(environment: Mapping[str, str]) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "clapkit"
 
 
-def lookup(folder: Path, text: str, *, fingerprint: str, width: int) -> FloatArray | None:
+def lookup(folder: Path, text: str, *, fingerprint: str, width: int, language: str = "en") -> FloatArray | None:
     """The embedding of a text, or None if it is not there or cannot be used.
 
     Args:
@@ -41,9 +41,10 @@ def lookup(folder: Path, text: str, *, fingerprint: str, width: int) -> FloatArr
         text: the query.
         fingerprint: of the model.
         width: D.
+        language: of the query, ISO 639-1.
     """
     try:
-        vector = np.load(_path(folder, text, fingerprint), allow_pickle=False)
+        vector = np.load(_path(folder, text, fingerprint, language), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     if vector.shape != (width,) or vector.dtype != np.float32 or not abs(float(np.linalg.norm(vector)) - 1) < 1e-3:
@@ -51,7 +52,7 @@ def lookup(folder: Path, text: str, *, fingerprint: str, width: int) -> FloatArr
     return vector  # type: ignore[no-any-return]
 
 
-def store(folder: Path, text: str, vector: FloatArray, *, fingerprint: str) -> None:
+def store(folder: Path, text: str, vector: FloatArray, *, fingerprint: str, language: str = "en") -> None:
     """Keep the embedding of a text; a cache that cannot be written is left as it is.
 
     Args:
@@ -59,13 +60,15 @@ def store(folder: Path, text: str, vector: FloatArray, *, fingerprint: str) -> N
         text: the query.
         vector: unit norm, float32 [D].
         fingerprint: of the model.
+        language: of the query, ISO 639-1.
     """
     # The answer is already there; a full disk or a read-only home must not take it away.
-    with contextlib.suppress(OSError), atomic_path(_path(folder, text, fingerprint)) as temporary:
+    with contextlib.suppress(OSError), atomic_path(_path(folder, text, fingerprint, language)) as temporary:
         with temporary.open("wb") as file:
             np.save(file, vector.astype(np.float32))
 
 
-def _path(folder: Path, text: str, fingerprint: str) -> Path:
-    digest = hashlib.sha256(os.fsencode(text)).hexdigest()
+def _path(folder: Path, text: str, fingerprint: str, language: str) -> Path:
+    # English ones carry no tag: those of earlier versions are found.
+    digest = hashlib.sha256(os.fsencode(text if language == "en" else f"{language}\0{text}")).hexdigest()
     return folder / "queries" / fingerprint[:32] / f"{digest}.npy"

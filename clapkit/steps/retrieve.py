@@ -45,6 +45,8 @@ def run(config: RetrieveConfig, run_dir: RunDir | None, reporter: Reporter) -> d
     texts = _texts(config)
     if config.k < 1:
         raise ConfigError(f"-k {config.k}: expected at least 1")
+    if config.lang is not None and not texts:
+        raise ConfigError(f"--lang {config.lang}: belongs to queries of words, of which there are none; leave it out")
     folder = inputs.resolve_embeddings(config.embeddings, runs_root=config.runs_root)
     reporter.say(f"searching {folder}")
     info = read_info(folder)
@@ -113,15 +115,18 @@ def _embed_texts(
     """Embed text queries [Q, D], as many as possible from the cache."""
     cache = query_cache.cache_dir(os.environ)
     key = info.model_fingerprint
-    known = {text: query_cache.lookup(cache, text, fingerprint=key, width=info.width) for text in texts}
+    language = config.lang or "en"
+    known = {text: query_cache.lookup(cache, text, fingerprint=key, width=info.width, language=language) for text in texts}
     missing = [text for text, vector in known.items() if vector is None]
     if missing:
         from clapkit.steps.embedding import embed_texts
 
         model, device = _load(info, config, run_dir)
-        fresh = embed_texts(model, missing, reporter=reporter, device=device)
+        if config.lang is not None:
+            inputs.expect_languages(model, config.lang, name=info.model_path)
+        fresh = embed_texts(model, missing, languages=[language] * len(missing), reporter=reporter, device=device)
         for text, vector in zip(missing, fresh, strict=True):
-            query_cache.store(cache, text, vector, fingerprint=key)
+            query_cache.store(cache, text, vector, fingerprint=key, language=language)
             known[text] = vector
     return np.stack([vector for vector in (known[text] for text in texts) if vector is not None])
 

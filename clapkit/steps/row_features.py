@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,9 @@ def row_features(
         if source == "text":
             captions = _captions(clips)
             flat = [text for texts in captions for text in texts]
-            vectors = embed_texts(tower, flat, reporter=reporter, batch_size=batch_size, device=device)  # [M, D]
+            languages = [caption.lang for clip in clips for caption in clip.captions]
+            settings: dict[str, Any] = {"reporter": reporter, "batch_size": batch_size, "device": device}
+            vectors = embed_texts(tower, flat, languages=languages, **settings)  # [M, D]
             return _mean_directions(vectors, [len(texts) for texts in captions])
         embedded = embed_clips(tower, manifest, reporter=reporter, batch_size=batch_size, device=device, workers=workers)
     if embedded.rejected:
@@ -230,9 +232,15 @@ class _TowerOutputs:
         features: Tensor = self._encoder.audio_tower(waveform, num_samples)
         return features
 
-    def encode_text(self, captions: Sequence[str]) -> Tensor:
+    @property
+    def takes_languages(self) -> bool:
+        """Whether the text tower asks for the language of a sentence."""
+        return self._encoder.takes_languages
+
+    def encode_text(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
         """B sentences to the output of the text tower [B, D], of any norm."""
-        features: Tensor = self._encoder.text_tower(captions)
+        tower = self._encoder.text_tower
+        features: Tensor = tower(captions) if languages is None else tower(captions, languages)
         return features
 
 

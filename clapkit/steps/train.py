@@ -2,244 +2,274 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from clapkit.config import TrainConfig
 from clapkit.data.clusters import Clusters
+from clapkit.data.dataset import TrainingBatches
+from clapkit.data.decoded import decode_threads
 from clapkit.data.manifest import Manifest
 from clapkit.data.samplers import clips_per_batch
+from clapkit.encoders.adaptation import count_trainable
+from clapkit.encoders.clap import to_transformers
 from clapkit.encoders.dual import DualEncoder
-from clapkit.errors import ConfigError, ManifestError
 from clapkit.run_dir import RunDir
-from clapkit.steps import inputs
-from clapkit.steps.row_features import FloatArray, keep_clusters, row_features, run_clusters
+from clapkit.steps.row_features import FloatArray, keep_clusters
 from clapkit.steps.train_batches import training_batches
+from clapkit.steps.train_data import known_of_rows, record_weights, splits
 from clapkit.steps.train_drift import drift_diagnostics
+from clapkit.steps.train_encoder import build_encoder, prepare_for_device
 from clapkit.steps.train_log import event_log, forget_after, plot_run
-from clapkit.steps.train_objective import build_objective
-from clapkit.steps.train_options import (
-    DEFAULT_FEATURES,
-    check,
-    make_plan,
-    needs_clusters,
-    needs_features,
-    plugin_options,
-    trained_towers,
-)
+from clapkit.steps.train_objective import build_objective, logit_scale, start_from_scale
+from clapkit.steps.train_options import check, make_plan, plugin_options
+from clapkit.steps.train_processes import device_of, follow, lead, processes_here
 from clapkit.steps.validation import Validator
+from clapkit.training.batch_norm import synchronise_batch_norm
 from clapkit.training.checkpoint import find_checkpoint
-from clapkit.training.loop import Interrupted, Trainer
+from clapkit.training.distributed import Processes, leave, seed_process
+from clapkit.training.loop import Interrupted, Plan, Progress, Trainer
 from clapkit.training.optimizer import build_optimizer, parameter_groups
-from clapkit.types import Reporter
+from clapkit.types import Reporter, SilentReporter
+
+MIB = 2**20
 
 
 def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, Any]:
-    """Train a model into a run directory.
+    """Train a model into a run directory; under ``torchrun``, on all processes that it started.
 
     Raises:
         ClapkitError: if data, options or a checkpoint cannot be used.
         Interrupted: on SIGINT or SIGTERM, with the state saved.
     """
-    started = time.perf_counter()
     check(config)
+    processes = lead(config, run_dir)
+    try:
+        return _train(config, run_dir, reporter, processes)
+    finally:
+        leave()
+
+
+def run_follower(config: TrainConfig) -> None:
+    """Take part in the training that the first process leads.
+
+    Args:
+        config: as given on the command line of this process; the first one's is used.
+
+    Raises:
+        ClapkitError: as ``run``.
+        Interrupted: as ``run``.
+    """
+    told = follow(config)
+    try:
+        if told is not None:
+            processes, config, run_dir = told
+            _train(config, run_dir, SilentReporter(), processes)
+    finally:
+        leave()
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What a training is put together from, beside the data."""
+
+    config: TrainConfig
+    run_dir: RunDir
+    reporter: Reporter
+    processes: Processes
+    device: torch.device
+    workers: int
+
+
+def _train(config: TrainConfig, run_dir: RunDir, reporter: Reporter, processes: Processes) -> dict[str, Any]:
+    started = time.perf_counter()
     options = plugin_options(config)
-    device = torch.device(inputs.choose_device(config.device))
-    train_data, val_data = _data(config, run_dir, reporter)
-    size = clips_per_batch(config.batch_size, config.captions_per_clip, num_clips=len(train_data))
+    device = torch.device(device_of(config))
+    workers = decode_threads(config.workers, processes_here=processes_here(), is_model_on_cpu=device.type == "cpu")
+    setting = _Setting(config, run_dir, reporter, processes, device, workers)
+    train_data, val_data = splits(config, run_dir, reporter)
     run_dir.set_device(str(device))
-    reporter.say(f"training on {device}: {len(train_data)} clips of {train_data.name}, validating on {len(val_data)}")
+    on = f"{device}" if processes.size == 1 else f"{processes.size} processes ({device.type})"
+    reporter.say(f"training on {on}: {len(train_data)} clips of {train_data.name}, validating on {len(val_data)}")
 
     torch.manual_seed(config.seed)
-    encoder = build_encoder(config, options, train_data).to(device)
-    clusters, features = _known_of_rows(config, train_data, encoder, run_dir, reporter)
-    workers = max(1, config.workers if config.workers is not None else os.cpu_count() or 1)
-    batches = training_batches(config, train_data, encoder, size=size, clusters=clusters, workers=workers, reporter=reporter)
-    steps_per_epoch = batches.batches_per_epoch
-    plan = make_plan(config, steps_per_epoch)
-    objective = build_objective(
-        config, options, plan=plan, steps_per_epoch=steps_per_epoch, clusters=clusters, features=features
+    encoder = build_encoder(config, options, train_data, reporter).to(device)
+    record_weights(config, run_dir)
+    prepare_for_device(config, encoder, reporter)
+    start_from_scale(config, options, encoder.config.get("logit_scale"), reporter)
+    trainer, clusters = _trainer(setting, encoder, options, train_data)
+    validator = Validator(encoder, val_data, workers=workers, precision=config.precision, processes=processes)
+
+    def begin() -> None:
+        if clusters is not None and processes.is_first:
+            keep_clusters(run_dir, clusters, train_data, seed=config.seed)
+
+    progress = _fit(setting, trainer, validator, begin=begin)
+    result = {
+        "model": run_dir.model_dir.name,
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "keep_best": config.keep_best,
+        "best_metrics": progress.best_metrics,
+        "num_parameters": sum(p.numel() for p in encoder.parameters()),
+        "num_trained": count_trainable(encoder),
+        "num_processes": processes.size,
+        "captions_cut": encoder.captions_cut,
+        "train_s": progress.train_seconds,
+        "wall_s": time.perf_counter() - started,
+    }
+    if device.type == "cuda":
+        result["peak_memory_mib"] = torch.cuda.max_memory_allocated(device) / MIB
+    if processes.is_first:
+        _say_what_was_cut(encoder, reporter)
+        plot_run(run_dir)
+        if config.export is not None:
+            result["export"] = _export(run_dir)
+    processes.barrier()
+    return result
+
+
+def _trainer(
+    setting: _Setting, encoder: DualEncoder, options: Mapping[str, Mapping[str, Any]], train_data: Manifest
+) -> tuple[Trainer, Clusters | None]:
+    """The trainer where the run starts or goes on, and the clusters that it trains with."""
+    config, processes = setting.config, setting.processes
+    clusters, features = _known_everywhere(setting, encoder, train_data)
+    size = clips_per_batch(config.batch_size, config.captions_per_clip, num_clips=len(train_data))
+    batches = training_batches(
+        config,
+        train_data,
+        encoder,
+        size=size,
+        clusters=clusters,
+        workers=setting.workers,
+        reporter=setting.reporter,
+        processes=processes,
+        cache_dir=setting.run_dir.path / "audio_cache",
     )
-    objective.to(device)
-    groups = parameter_groups(encoder, lr=config.lr, weight_decay=config.weight_decay)
+    plan = make_plan(config, batches.batches_per_epoch)
+    objective = build_objective(
+        config,
+        options,
+        plan=plan,
+        steps_per_epoch=batches.batches_per_epoch // config.accum_steps,
+        clusters=clusters,
+        features=features,
+    ).to(setting.device)
+    groups = parameter_groups(encoder, lr=config.lr, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
     groups += objective.param_groups(config.lr, config.weight_decay)  # type: ignore[operator]
+    synchronise_batch_norm(encoder, processes)
     trainer = Trainer(
         encoder,
         objective,
         optimizer=build_optimizer(groups),
         batches=batches,
         plan=plan,
-        device=device,
-        checkpoint_dir=run_dir.checkpoint_dir,
+        device=setting.device,
+        checkpoint_dir=setting.run_dir.checkpoint_dir,
+        diagnostics=_diagnostics(config, objective, batches),
+        processes=processes,
     )
-    if config.diagnostics is not None:
-        trainer.diagnostics = drift_diagnostics(objective, batches, batch_size=config.batch_size, seed=config.seed)
+    if processes.size > 1:
+        seed_process(config.seed, processes.rank)
     if config.resume:
-        _resume(trainer, run_dir, reporter)
-    validator = Validator(encoder, val_data, workers=workers, precision=config.precision)
+        _resume(trainer, setting)
+    return trainer, clusters
+
+
+def _known_everywhere(
+    setting: _Setting, encoder: DualEncoder, train_data: Manifest
+) -> tuple[Clusters | None, FloatArray | None]:
+    """Clusters and frozen vectors, computed by the first process for all."""
+    known = None
+    if setting.processes.is_first:
+        known = known_of_rows(setting.config, train_data, encoder, setting.run_dir, setting.reporter)
+    told: tuple[Clusters | None, FloatArray | None] = setting.processes.broadcast(known)
+    return told
+
+
+def _diagnostics(config: TrainConfig, objective: nn.Module, batches: TrainingBatches) -> Any:
+    if config.diagnostics is None:
+        return None
+    return drift_diagnostics(objective, batches, batch_size=config.batch_size, seed=config.seed)
+
+
+def _fit(setting: _Setting, trainer: Trainer, validator: Validator, *, begin: Callable[[], None]) -> Progress:
+    """Run the loop, with its log, its progress bar and its signals; ``begin`` is called once nothing can be refused."""
+    run_dir, reporter, plan = setting.run_dir, setting.reporter, trainer.plan
     with (
         _stop_signals() as asked_to_stop,
-        event_log(config, run_dir) as to_events,
+        event_log(setting.config, run_dir, write=setting.processes.is_first) as to_events,
         reporter.track("training", plan.total_steps, "steps") as tracker,
     ):
         tracker.advance(trainer.progress.step)
-        if clusters is not None:
-            keep_clusters(run_dir, clusters, train_data, seed=config.seed)
+        begin()
 
         def log(record: Mapping[str, Any]) -> None:
             run_dir.append_metrics(record)
             to_events(record)
-            if plan.keep_best in record:
-                shown = ", ".join(f"{name} {100 * record[name]:.1f} %" for name in ("t2a_R@1", "t2a_R@10", "a2t_R@1"))
-                reporter.say(f"step {record['step']} of {plan.total_steps}: {shown}")
+            _say_validation(record, plan, reporter)
 
         def keep_best() -> None:
             _save_best(trainer, run_dir)
 
         try:
-            progress = trainer.fit(validate=validator, log=log, tracker=tracker, on_best=keep_best, should_stop=asked_to_stop)
+            return trainer.fit(validate=validator, log=log, tracker=tracker, on_best=keep_best, should_stop=asked_to_stop)
         except Interrupted:
             reporter.say(f"stopped and saved; go on with: clapkit train --resume --run-dir {run_dir.path}")
             raise
-    plot_run(run_dir)
-    return {
-        "model": run_dir.model_dir.name,
-        "steps": progress.step,
-        "best_step": progress.best_step,
-        "keep_best": plan.keep_best,
-        "best_metrics": progress.best_metrics,
-        "num_parameters": sum(p.numel() for p in encoder.parameters()),
-        "train_s": progress.train_seconds,
-        "wall_s": time.perf_counter() - started,
-    }
 
 
-def build_encoder(config: TrainConfig, options: Mapping[str, Mapping[str, Any]], train_data: Manifest) -> DualEncoder:
-    """The dual encoder, fresh or from ``--init``, with a frozen tower where asked.
+def _say_validation(record: Mapping[str, Any], plan: Plan, reporter: Reporter) -> None:
+    if plan.keep_best in record:
+        shown = ", ".join(f"{name} {100 * record[name]:.1f} %" for name in ("t2a_R@1", "t2a_R@10", "a2t_R@1"))
+        reporter.say(f"step {record['step']} of {plan.total_steps}: {shown}")
 
-    Raises:
-        CheckpointError: if ``--init`` holds no model.
-        ConfigError: if an option of the towers contradicts what ``--init`` holds.
-    """
-    if config.init is not None:
-        if options["audio"] or options["text"]:
-            raise ConfigError("--init brings its own towers; leave out the -O options of audio and text encoder")
-        encoder = DualEncoder.load(inputs.resolve_model(config.init, runs_root=config.runs_root).folder).train()
-        _check_brought(config, encoder)
-    else:
-        captions = [caption.text for clip in train_data for caption in clip.captions]
-        encoder = DualEncoder(
-            config.audio_encoder,
-            config.text_encoder,
-            embedding_dim=config.embedding_dim,
-            audio_options=options["audio"],
-            text_options={**options["text"], "captions": captions},
+
+def _say_what_was_cut(encoder: DualEncoder, reporter: Reporter) -> None:
+    cut = encoder.captions_cut
+    if cut is not None and cut[0]:
+        reporter.warn(
+            f"captions longer than the {cut[1]} tokens that the text tower reads were cut, {cut[0]} times in all epochs"
         )
-    if config.freeze is not None:
-        encoder.freeze(config.freeze)
-    return encoder
 
 
-def _check_brought(config: TrainConfig, encoder: DualEncoder) -> None:
-    """Refuse towers and widths that ``--init`` does not bring. A flag at its default looks like one that was not given."""
-    brought = {
-        "audio_encoder": encoder.tower_names["audio"],
-        "text_encoder": encoder.tower_names["text"],
-        "embedding_dim": encoder.embedding_dim,
-    }
-    for field, held in brought.items():
-        given = getattr(config, field)
-        if given not in (held, getattr(TrainConfig, field)):
-            flag = "--" + field.replace("_", "-")
-            raise ConfigError(f"{flag} {given}: --init {config.init} brings its own, {held}; leave {flag} out")
-
-
-def _known_of_rows(
-    config: TrainConfig, train_data: Manifest, encoder: DualEncoder, run_dir: RunDir, reporter: Reporter
-) -> tuple[Clusters | None, FloatArray | None]:
-    """Clusters and frozen vectors of the training clips, each where something in the run asks for it."""
-    source, trained = config.features or DEFAULT_FEATURES, trained_towers(config)
-    clusters, features = None, None
-    if needs_clusters(config):
-        clusters = run_clusters(
-            train_data,
-            run_dir,
-            address=config.clusters,
-            source=source,
-            num_clusters=config.num_clusters,
-            seed=config.seed,
-            encoder=encoder,
-            trained_towers=trained,
-            runs_root=config.runs_root,
-            reporter=reporter,
-            batch_size=config.batch_size,
-            workers=config.workers,
-        )
-    if needs_features(config):
-        features = row_features(
-            source,
-            train_data,
-            encoder=encoder,
-            trained_towers=trained,
-            reporter=reporter,
-            batch_size=config.batch_size,
-            workers=config.workers,
-        )
-    return clusters, features
-
-
-def _data(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> tuple[Manifest, Manifest]:
-    """Training and validation split; on resume the very files of the first start.
-
-    Raises:
-        ManifestError: if a split is missing, too small, or changed since the run was started.
-    """
-    recorded = run_dir.record["inputs"]
-    if recorded:
-        manifests = [Manifest.load(Path(entry["path"])) for entry in recorded]
-        for entry, manifest in zip(recorded, manifests, strict=True):
-            if manifest.fingerprint != entry["fingerprint"]:
-                raise ManifestError(f"{entry['path']}: has changed since this run was started; train anew with --overwrite")
-    else:
-        addresses = [config.data] if config.val_data is None else [config.data, config.val_data]
-        sources = [inputs.resolve_prepared(address, runs_root=config.runs_root) for address in addresses]
-        reporter.say(f"data: {', '.join(str(source.path) for source in sources)}")
-        for source in sources:
-            run_dir.add_input(source.path.resolve(), source.manifest.fingerprint)
-        manifests = [source.manifest for source in sources]
-    train_data, val_data = manifests[0].split(config.train_split), manifests[-1].split(config.val_split)
-    if len(val_data) < 2:
-        raise ManifestError(
-            f"split {config.val_split!r}: found {len(val_data)} clip, expected at least 2 to rank; prepare more data"
-        )
-    return train_data, val_data
-
-
-def _resume(trainer: Trainer, run_dir: RunDir, reporter: Reporter) -> None:
+def _resume(trainer: Trainer, setting: _Setting) -> None:
+    run_dir, reporter = setting.run_dir, setting.reporter
     folder = find_checkpoint(run_dir.checkpoint_dir / "last")
     if folder is None:
         reporter.say("no checkpoint was written yet: starting at step 0")
     else:
-        trainer.resume(folder)
+        trainer.resume(folder, seed=setting.config.seed)
         reporter.say(f"resuming at step {trainer.progress.step}")
-    if run_dir.metrics_path.exists():
+    if run_dir.metrics_path.exists() and setting.processes.is_first:
         forget_after(run_dir, trainer.progress.step if folder is not None else -1)
 
 
 def _save_best(trainer: Trainer, run_dir: RunDir) -> None:
     encoder = trainer.encoder
     assert isinstance(encoder, DualEncoder)
+    encoder.config.pop("logit_scale", None)
+    scale = logit_scale(trainer.objective)
+    if scale is not None:
+        encoder.config["logit_scale"] = scale
     encoder.save(run_dir.model_dir)
     best = run_dir.checkpoint_dir / "best"
     encoder.save(best)
     run_dir.write_json(best / "metrics.json", {"step": trainer.progress.best_step, **trainer.progress.best_metrics})
+
+
+def _export(run_dir: RunDir) -> str:
+    """Write the best model as a folder of transformers; gives its name in the run directory."""
+    to_transformers(DualEncoder.load(run_dir.model_dir), run_dir.path / "export")
+    return "export"
 
 
 @contextmanager

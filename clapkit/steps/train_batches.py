@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from clapkit.config import TrainConfig
@@ -9,10 +11,18 @@ from clapkit.data.clusters import Clusters
 from clapkit.data.dataset import TrainingBatches, caption_groups
 from clapkit.data.manifest import Manifest
 from clapkit.data.mining import MinedBatches
-from clapkit.data.samplers import BatchSampler, ClusterBatches, RandomBatches, UniqueCaptionBatches
+from clapkit.data.samplers import (
+    BatchSampler,
+    ClusterBatches,
+    RandomBatches,
+    ShardBatches,
+    UniqueCaptionBatches,
+    shard_of_rows,
+)
 from clapkit.encoders.dual import DualEncoder
 from clapkit.steps.row_features import evaluation
 from clapkit.training.diagnostics import embed
+from clapkit.training.distributed import Processes
 from clapkit.types import Reporter
 
 _PROBE_ROWS = 64
@@ -27,6 +37,8 @@ def training_batches(
     clusters: Clusters | None,
     workers: int,
     reporter: Reporter,
+    processes: Processes,
+    cache_dir: Path,
 ) -> TrainingBatches:
     """The batches with the sampler that is asked for.
 
@@ -38,6 +50,8 @@ def training_batches(
         clusters: of the training clips, for the sampler ``cluster``.
         workers: threads that decode.
         reporter: is told of clips that are never drawn, of a search that never comes and of captions that come twice.
+        processes: that share the work; this one decodes its part of every batch.
+        cache_dir: where decoded audio is kept, if it is kept on disk.
 
     Raises:
         ConfigError: if no batch can be filled.
@@ -45,7 +59,10 @@ def training_batches(
     """
 
     def embed_all() -> tuple[np.ndarray, np.ndarray]:
-        return embed_rows(encoder, batches, np.arange(len(train_data)))
+        rows = np.array_split(np.arange(len(train_data)), processes.size)[processes.rank]
+        parts = processes.gather_values(embed_rows(encoder, batches, rows))
+        audio, text = (np.concatenate(side) for side in zip(*parts, strict=True))
+        return audio, text
 
     sampler: BatchSampler
     if config.sampler == "cluster":
@@ -64,6 +81,8 @@ def training_batches(
         groups = caption_groups(train_data.clips)
         sampler = MinedBatches(len(train_data), size, seed=config.seed, embed=embed_all, groups=groups, **chosen)
         _warn_if_never_mined(config, sampler, reporter)
+    elif config.sampler == "shards":
+        sampler = ShardBatches(shard_of_rows(train_data), size, seed=config.seed)
     else:
         sampler = RandomBatches(len(train_data), size, seed=config.seed)
     batches = TrainingBatches(
@@ -74,6 +93,9 @@ def training_batches(
         seed=config.seed,
         workers=workers,
         captions_per_clip=config.captions_per_clip,
+        part=(processes.rank, processes.size),
+        audio_cache=config.audio_cache,
+        cache_dir=cache_dir,
     )
     if batches.num_short_of_captions:
         reporter.warn(

@@ -16,13 +16,18 @@ from clapkit.run_dir import RunDir
 
 
 @contextmanager
-def event_log(config: TrainConfig, run_dir: RunDir) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def event_log(config: TrainConfig, run_dir: RunDir, *, write: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """TensorBoard event files, where asked for.
+
+    Args:
+        config: of the run.
+        run_dir: of the run.
+        write: False for processes that leave the writing to another.
 
     Raises:
         ConfigError: if TensorBoard is not installed.
     """
-    if config.log_to is None:
+    if config.log_to is None or not write:
         yield lambda record: None
         return
     try:
@@ -31,13 +36,13 @@ def event_log(config: TrainConfig, run_dir: RunDir) -> Iterator[Callable[[Mappin
         raise ConfigError("--log-to tensorboard: not installed; pip install 'clapkit[tensorboard]'") from error
     writer = SummaryWriter(run_dir.path / "tensorboard")
 
-    def write(record: Mapping[str, Any]) -> None:
+    def add(record: Mapping[str, Any]) -> None:
         for name, value in record.items():
             if name != "step" and value is not None:
                 writer.add_scalar(name, value, record["step"])
 
     try:
-        yield write
+        yield add
     finally:
         writer.close()
 

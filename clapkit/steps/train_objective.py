@@ -12,9 +12,11 @@ from clapkit import registry
 from clapkit.config import TrainConfig
 from clapkit.data.clusters import Clusters
 from clapkit.objectives.added import with_terms
+from clapkit.objectives.temperature import Temperature
 from clapkit.steps.row_features import FloatArray
 from clapkit.steps.train_options import scheduled
-from clapkit.training.loop import Plan
+from clapkit.training.plan import Plan
+from clapkit.types import Reporter
 
 
 def build_objective(
@@ -58,6 +60,33 @@ def build_objective(
     assert isinstance(objective, nn.Module)
     terms = {name: options[name] for name in options if name not in ("loss", "schedule", "audio", "text") and options[name]}
     return with_terms(objective, config.add, options=terms)
+
+
+def start_from_scale(config: TrainConfig, options: dict[str, dict[str, Any]], scale: float | None, reporter: Reporter) -> None:
+    """Let a learned temperature start where the model of ``--init`` left it, unless the temperature is given.
+
+    Args:
+        config: of the run.
+        options: part -> options of its plug-in; that of the loss gets ``tau``.
+        scale: factor on cosines that the model was trained with; None where it is not known.
+        reporter: is told.
+    """
+    loss, known = options["loss"], registry.defaults("loss", config.loss)
+    learned = loss.get("temperature", known.get("temperature")) == "learnable"
+    is_sigmoid = "siglip" in (config.loss, config.base)  # its scale belongs to a bias that no model stores
+    if scale is None or not learned or is_sigmoid or scheduled(config) is not None or "tau" in loss or "tau" not in known:
+        return
+    loss["tau"] = min(1.0, max(0.01, 1 / scale))
+    reporter.say(f"temperature: starts at {loss['tau']:.4g}, where the model of --init ended; pass --tau for another")
+
+
+@torch.no_grad()
+def logit_scale(objective: nn.Module) -> float | None:
+    """The factor on similarities of a trained objective, where there is one for all pairs."""
+    for module in objective.modules():
+        if isinstance(module, Temperature) and module.schedule is None:
+            return float(module.scale(torch.zeros(0, dtype=torch.int64), 0.0))
+    return None
 
 
 def _known(kind: str, name: str, supplied: Mapping[str, Any]) -> dict[str, Any]:

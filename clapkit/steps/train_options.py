@@ -17,7 +17,7 @@ LOSS_FLAGS = (
     *("temperature", "tau", "margin"),
 )
 SUPPLIED = {
-    *("captions", "tokenizer"),
+    *("captions", "tokenizer", "weights", "config", "front_end", "tokenizer_config"),
     *("batch_size", "schedule", "features", "side"),
     *("total_steps", "steps_per_epoch", "cluster_sizes", "quantity"),
 }
@@ -50,6 +50,11 @@ def check(config: TrainConfig) -> None:
         "--mine-every": config.mine_every,
         "--mine-filter": config.mine_filter,
         "--diagnostics": config.diagnostics,
+        "--unfreeze-last": config.unfreeze_last,
+        "--layer-decay": config.layer_decay,
+        "--lora-rank": config.lora_rank,
+        "--accum-steps": config.accum_steps,
+        "--grad-cache-chunk": config.grad_cache_chunk,
     }
     for flag, value in positive.items():
         if value is not None and value <= 0:
@@ -64,6 +69,21 @@ def check(config: TrainConfig) -> None:
         if value is not None and value < 0:
             raise ConfigError(f"{flag} {value}: expected 0 or more")
     check_unused(config)
+    _check_adaptation(config)
+
+
+def _check_adaptation(config: TrainConfig) -> None:
+    """Refuse flags about what of the towers is trained that contradict each other, or that nothing would look at."""
+    if config.unfreeze_last is not None and config.freeze is None:
+        raise ConfigError(f"--unfreeze-last {config.unfreeze_last}: belongs to --freeze; say which tower is frozen")
+    if config.lora_rank is not None and config.lora is None:
+        raise ConfigError(f"--lora-rank {config.lora_rank}: belongs to --lora; say which towers get adapters")
+    if config.freeze is not None and config.lora in (config.freeze, "both"):
+        raise ConfigError(f"--lora {config.lora}: the {config.freeze} tower is frozen by --freeze; leave one out")
+    if config.layer_decay is not None and config.layer_decay > 1:
+        raise ConfigError(f"--layer-decay {config.layer_decay}: expected more than 0 and at most 1")
+    if config.diagnostics is not None and config.accum_steps > 1:
+        raise ConfigError("--diagnostics: measures steps of one batch; leave out --accum-steps")
 
 
 def scheduled(config: TrainConfig) -> tuple[str, str] | None:
@@ -130,6 +150,9 @@ def plugin_options(config: TrainConfig) -> dict[str, dict[str, Any]]:
         if "schedule" in known and flag in ("tau", "margin"):
             raise ConfigError(f"--{flag} {value}: the schedule gives it to every anchor; leave one of the two out")
         options["loss"][flag] = value
+    for part, weights in (("audio", config.audio_weights), ("text", config.text_weights)):
+        if weights is not None:
+            _take_weights(config, part, weights, options)
     if config.margin_schedule is not None and "margin" not in known["loss"]:
         _refuse_flag(config, "margin_schedule", "margin")
     for key, value in registry.parse_assignments(config.options).items():
@@ -147,6 +170,18 @@ def plugin_options(config: TrainConfig) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"-O {key}: is also given as --{name.replace('_', '-')}; give it once")
         options[owners[0]][name] = value
     return options
+
+
+def _take_weights(config: TrainConfig, part: str, weights: str, options: dict[str, dict[str, Any]]) -> None:
+    if config.init is not None:
+        raise ConfigError(f"--{part}-weights {weights}: --init brings its own towers with their weights; leave one out")
+    kind, name = plugins(config)[part]
+    if "weights" not in registry.defaults(kind, name):
+        able = [other for other in registry.names(kind) if "weights" in registry.defaults(kind, other)]
+        raise ConfigError(
+            f"--{part}-weights {weights}: the tower {name} is trained from scratch; pass --{part}-encoder {' or '.join(able)}"
+        )
+    options[part]["weights"] = weights
 
 
 def _refuse_flag(config: TrainConfig, flag: str, option: str) -> NoReturn:
@@ -170,7 +205,10 @@ def needs_features(config: TrainConfig) -> bool:
 
 def trained_towers(config: TrainConfig) -> tuple[Tower, ...]:
     """Towers that know something before the run has trained them."""
-    return ("audio", "text") if config.init is not None else ()
+    if config.init is not None:
+        return ("audio", "text")
+    towers: dict[Tower, str | None] = {"audio": config.audio_weights, "text": config.text_weights}
+    return tuple(tower for tower, weights in towers.items() if weights is not None)
 
 
 def check_unused(config: TrainConfig) -> None:
@@ -205,7 +243,13 @@ def _require_unset(config: TrainConfig, fields: tuple[str, ...], reason: str) ->
 
 def make_plan(config: TrainConfig, batches_per_epoch: int) -> Plan:
     """Steps and intervals of a configuration."""
-    total = config.max_steps if config.max_steps is not None else config.epochs * batches_per_epoch
+    steps_per_epoch = batches_per_epoch // config.accum_steps
+    if not steps_per_epoch:
+        raise ConfigError(
+            f"--accum-steps {config.accum_steps}: an epoch has {batches_per_epoch} batches; pass fewer, or a smaller "
+            "--batch-size"
+        )
+    total = config.max_steps if config.max_steps is not None else config.epochs * steps_per_epoch
     warmup = config.warmup_steps if config.warmup_steps is not None else min(500, max(1, total // 20))
     return Plan(
         total_steps=total,
@@ -213,11 +257,13 @@ def make_plan(config: TrainConfig, batches_per_epoch: int) -> Plan:
         schedule=config.schedule,
         clip_grad=config.clip_grad,
         precision=config.precision,
-        eval_every=config.eval_every * batches_per_epoch,
+        eval_every=config.eval_every * steps_per_epoch,
         save_every=config.save_every,
         log_every=config.log_every,
         keep_best=config.keep_best,
         lower_is_better=config.keep_best.endswith(("MedR", "MeanR")),
         patience=config.patience,
         diagnostics_every=config.diagnostics,
+        accum_steps=config.accum_steps,
+        grad_cache_chunk=config.grad_cache_chunk,
     )

@@ -78,7 +78,7 @@ def generator_state() -> dict[str, Any]:
 
 
 def restore_generators(state: dict[str, Any]) -> None:
-    """Put torch's global generators back."""
+    """Put torch's global generators back to what ``generator_state`` gave."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -89,7 +89,8 @@ def _beside(folder: Path) -> tuple[Path, Path]:
 
 
 def _tensors(module: nn.Module) -> bytes:
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    # Copies, of which no two share memory, as safetensors demands: tied weights are stored twice.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     content: bytes = safetensors.torch.save(tensors)
     return content
 

@@ -24,6 +24,7 @@ from torch.nn.functional import pad
 
 from clapkit.errors import ConfigError
 from clapkit.training import checkpoint
+from clapkit.training.grad_cache import call_encoder
 from clapkit.types import Batch
 
 Geometry = Callable[[Tensor, Tensor], float]
@@ -163,7 +164,7 @@ class Diagnostics:
 @torch.no_grad()
 def embed(encoder: nn.Module, batch: Batch, device: torch.device) -> Pairs:
     """Embed a batch in the mode that the encoder is in."""
-    audio, text = encoder(batch.waveform.to(device), batch.num_samples.to(device), batch.captions)  # [C, D], [B, D]
+    audio, text = call_encoder(encoder, batch, device)  # [C, D] and [B, D]
     audio = audio[batch.audio_row.to(device)]  # [B, D]
     # Objectives go to float32 themselves; doing it here keeps the rounding of half precision out of the gradients.
     dtype = torch.promote_types(text.dtype, torch.float32)

@@ -1,38 +1,46 @@
-"""The training loop: batch, loss, step, log, validate, save, in the order in which they happen."""
+"""The training loop: batches, loss, step, log, validate, save, in the order in which they happen.
+
+There is one way from a batch to its gradients, whether the encoder is run on all of it or on chunks, in one process or in
+several: every process embeds its own part, without a graph as far as the loss is concerned; all embeddings are put together
+as leaves; every process computes the loss of the whole batch and its gradients with respect to them; and every process passes
+the gradients of its own rows on to the encoder. They are gradients of the one loss, so that summed over the processes, and
+not averaged, they are the gradient of the whole batch. The objective sees the same everywhere: its gradients are averaged.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from clapkit.errors import NumericalError
+from clapkit.errors import ConfigError, NumericalError
 from clapkit.training import checkpoint
+from clapkit.training.arrivals import Arrivals
 from clapkit.training.diagnostics import Diagnostics
+from clapkit.training.distributed import OneProcess, Processes, seed_process
+from clapkit.training.grad_cache import Precision, encode
 from clapkit.training.optimizer import learning_rate_factor, set_learning_rate
+from clapkit.training.plan import Plan as Plan
+from clapkit.training.plan import Progress as Progress
+from clapkit.training.whole_batch import gather_batch, gradient_of_own_rows, sum_gradients
 from clapkit.types import Batch, LossOutput, Tracker
 
 Validate = Callable[[], dict[str, float]]
 Log = Callable[[Mapping[str, Any]], None]
 
 
-class Encoder(Protocol):
-    """What the loop needs of the dual encoder."""
-
-    def __call__(self, waveform: Tensor, num_samples: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Embed the clips and captions of a batch: audio [C, D] and text [B, D]."""
-        ...
-
-
 class Batches(Protocol):
-    """What the loop needs of the data; a batch may hold fewer clips than pairs, see ``Batch.audio_row``."""
+    """What the loop needs of the data; a batch may hold fewer clips than pairs, see ``Batch.audio_row``.
+
+    Of several processes each has the same number of batches, and in them parts of the same size.
+    """
 
     @property
     def batches_per_epoch(self) -> int:
@@ -52,50 +60,6 @@ class Batches(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How long to train and what to do on the way.
-
-    Attributes:
-        total_steps: optimiser steps.
-        warmup_steps: steps of linear warm-up.
-        schedule: learning rate behind the warm-up.
-        clip_grad: largest gradient norm; 0 is no limit.
-        precision: autocast of the encoders.
-        eval_every: steps between validations; the last step is always validated.
-        save_every: steps between checkpoints, besides those at validations; None for no others.
-        log_every: steps between lines of the log.
-        keep_best: validation metric that selects the best weights.
-        lower_is_better: whether that metric is a rank.
-        patience: stop after so many validations without a better metric.
-        diagnostics_every: steps between measurements of drift, besides that of the first step; None for none.
-    """
-
-    total_steps: int
-    warmup_steps: int
-    schedule: Literal["cosine", "constant"]
-    clip_grad: float
-    precision: Literal["fp32", "bf16", "fp16"]
-    eval_every: int
-    save_every: int | None
-    log_every: int
-    keep_best: str
-    lower_is_better: bool
-    patience: int | None
-    diagnostics_every: int | None = None
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run stands; saved in every checkpoint."""
-
-    step: int = 0
-    best_step: int | None = None
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    validations_without_better: int = 0
-    train_seconds: float = 0.0
-
-
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop; its state is saved."""
 
@@ -104,7 +68,7 @@ class Trainer:
     """One run: the modules, their optimiser and where they stand.
 
     Args:
-        encoder: the dual encoder, on its device.
+        encoder: the dual encoder, on its device, see ``clapkit.training.grad_cache.Encoder``.
         objective: the loss with its learnable parts, on the same device.
         optimizer: over both, each group with its ``peak_lr``.
         batches: the data.
@@ -112,6 +76,7 @@ class Trainer:
         device: of the modules.
         checkpoint_dir: where ``last`` and ``best`` go.
         diagnostics: measures drift where the plan asks for it.
+        processes: that train together; this one alone unless given.
     """
 
     def __init__(
@@ -125,10 +90,12 @@ class Trainer:
         device: torch.device,
         checkpoint_dir: Path,
         diagnostics: Diagnostics | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.encoder, self.objective, self.optimizer = encoder, objective, optimizer
         self.batches, self.plan, self.device, self.checkpoint_dir = batches, plan, device, checkpoint_dir
         self.diagnostics = diagnostics
+        self.processes: Processes = OneProcess() if processes is None else processes
         self.progress = Progress()
         self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=plan.precision == "fp16")
 
@@ -143,66 +110,89 @@ class Trainer:
     ) -> Progress:
         """Train to the end of the plan, or until patience runs out.
 
+        Of several processes all call this, and only the first one logs, shows and saves.
+
         Args:
-            validate: embeds the validation split and gives its metrics; may leave the encoder in evaluation mode.
+            validate: embeds the validation split and gives its metrics; may leave the encoder in evaluation mode. Called on
+                all processes; the metrics of the first one count.
             log: takes one flat record per logged step and per validation.
             tracker: shows every step.
             on_best: called when validation finds better weights, before the checkpoint is written.
-            should_stop: asked after every step.
+            should_stop: asked after every step; all processes stop as soon as one is told to.
 
         Raises:
+            ConfigError: if the plan does not fit the batches, or diagnostics do not fit the plan.
             NumericalError: if loss or gradient is not finite; the last checkpoint stays as it is.
             Interrupted: if asked to stop; the state is saved.
         """
+        self._check_plan()
+        self.processes.copy_([*self.encoder.state_dict().values(), *self.objective.state_dict().values()])
+        if not self.processes.is_first:
+            log, on_best = _log_nothing, _do_nothing
         if self.progress.step == 0:
             # Shows that validation works and where the run starts from; untrained weights are never the best ones.
             self.encoder.eval()
             log({"step": 0, **validate()})
         self.encoder.train()
-        clock, waited, logged = time.perf_counter(), 0.0, self.progress.step
-        for epoch, batch, wait in self._remaining():
-            waited += wait
-            clock += self._measure_drift(batch, log)
-            output, gradient_norm, lr = self._step(batch)
+        clock, waited, num_clips = time.perf_counter(), 0.0, 0
+        for epoch, arrivals in self._remaining():
+            clock += self._measure_drift(arrivals, log)
+            output, gradient_norm, lr = self._step(arrivals)
+            waited, num_clips = waited + arrivals.waited_s, num_clips + arrivals.num_clips
             step = self.progress.step = self.progress.step + 1
-            tracker.advance(1, loss=f"{float(output.terms['loss']):.3f}")
+            if self.processes.is_first:
+                tracker.advance(1, loss=f"{float(output.terms['loss']):.3f}")
             last = step == self.plan.total_steps
             if step % self.plan.log_every == 0 or last:
                 elapsed = time.perf_counter() - clock
                 self.progress.train_seconds += elapsed
                 speed = {
-                    "clips_per_s": (step - logged) * len(batch.waveform) / elapsed,
+                    "clips_per_s": self.processes.size * num_clips / elapsed,
                     "data_wait_share": min(1.0, waited / elapsed),
                 }
                 record = {"step": step, "epoch": epoch, **output.terms, **output.stats}
                 log(record | {"gradient_norm": gradient_norm, "lr": lr} | speed)
-                clock, waited, logged = time.perf_counter(), 0.0, step
+                clock, waited, num_clips = time.perf_counter(), 0.0, 0
             if step % self.plan.eval_every == 0 or last:
                 self._validate(validate, log, on_best)
                 self.save()
                 self.encoder.train()
-                clock, waited, logged = time.perf_counter(), 0.0, step
+                clock, waited, num_clips = time.perf_counter(), 0.0, 0
                 if self.plan.patience and self.progress.validations_without_better >= self.plan.patience:
                     break
             elif self.plan.save_every and step % self.plan.save_every == 0:
                 self.save()
-            if should_stop() and not last:
+            if self.processes.any(should_stop()) and not last:
                 self.save()
                 raise Interrupted
         return self.progress
 
-    def _measure_drift(self, batch: Batch, log: Log) -> float:
+    def _check_plan(self) -> None:
+        accum_steps, per_epoch = self.plan.accum_steps, self.batches.batches_per_epoch
+        if not 1 <= accum_steps <= per_epoch:
+            raise ConfigError(
+                f"--accum-steps {accum_steps}: an epoch has {per_epoch} batches; expected a number from 1 to {per_epoch}"
+            )
+        is_measured = self.diagnostics is not None and self.plan.diagnostics_every
+        if is_measured and (self.processes.size > 1 or accum_steps > 1):
+            raise ConfigError(
+                f"--diagnostics: a step is made of {accum_steps} batches on {self.processes.size} processes; "
+                "drift is measured where one process makes a step of one batch, so leave --diagnostics out"
+            )
+
+    def _measure_drift(self, arrivals: Arrivals, log: Log) -> float:
         """Log the drift of the coming step, where it is its turn; gives the seconds that this took."""
         step, every = self.progress.step + 1, self.plan.diagnostics_every
         if self.diagnostics is None or not every or (step > 1 and step % every):
             return 0.0
+        batch = arrivals.look_at_next()  # the only one: _check_plan has refused more
         record = self.diagnostics.measure(
             self.encoder,
             self.objective,
             batch=batch,
             progress=self.progress.step / self.plan.total_steps,
             device=self.device,
-            autocast_dtype=None if self.plan.precision == "fp32" else _dtype(self.plan.precision),
+            autocast_dtype=self._precision.dtype,
             rehearse=lambda objective: self._rehearse(batch, objective),
         )
         log({"step": step, **record})
@@ -216,25 +206,25 @@ class Trainer:
         other.encoder, other.objective, other.optimizer, other.scaler = copy.deepcopy(
             (self.encoder, objective, self.optimizer, self.scaler)
         )
-        other._step(batch)
+        other._step([batch])
         return other.encoder
 
-    def _remaining(self) -> Iterator[tuple[int, Batch, float]]:
-        """Epoch, batch and the seconds that the loop waited for it, from where the run stands to the end."""
-        per_epoch = self.batches.batches_per_epoch
+    def _remaining(self) -> Iterator[tuple[int, Arrivals]]:
+        """Epoch and batches of a step, from where the run stands to the end.
+
+        Batches at the end of an epoch that are too few for a step are left out.
+        """
+        accum_steps = self.plan.accum_steps
+        per_epoch = self.batches.batches_per_epoch // accum_steps
         step = self.progress.step
         while step < self.plan.total_steps:
             epoch, first = divmod(step, per_epoch)
-            batches = self.batches.epoch(epoch, first=first)
-            while step < self.plan.total_steps:
-                started = time.perf_counter()
-                batch = next(batches, None)
-                if batch is None:
-                    break
+            batches = self.batches.epoch(epoch, first=first * accum_steps)
+            for _ in range(first, min(per_epoch, first + self.plan.total_steps - step)):
                 step += 1
-                yield epoch, batch, time.perf_counter() - started
+                yield epoch, Arrivals(batches, accum_steps)
 
-    def _step(self, batch: Batch) -> tuple[LossOutput, float | None, float]:
+    def _step(self, batches: Iterable[Batch]) -> tuple[LossOutput, float | None, float]:
         """Take a step; gives the loss, the gradient norm (None for an fp16 step that overflowed) and the learning rate."""
         plan, step = self.plan, self.progress.step
         factor = learning_rate_factor(
@@ -242,16 +232,9 @@ class Trainer:
         )
         lr = set_learning_rate(self.optimizer, factor)
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, dtype=_dtype(plan.precision), enabled=plan.precision != "fp32"):
-            audio, text = self.encoder(
-                batch.waveform.to(self.device), batch.num_samples.to(self.device), batch.captions
-            )  # [C, D] and [B, D]
-        audio = audio[batch.audio_row.to(self.device)]  # [B, D]
-        positives = batch.positives().to(self.device)
-        output: LossOutput = self.objective(audio, text, positives, batch.index.to(self.device), step / plan.total_steps)
-        output.terms = {"loss": float(output.total.detach())} | output.terms
-        self._check_finite(output.terms["loss"], "loss", output)
-        torch.autograd.backward(self.scaler.scale(output.total))
+        output = mean_output(list(map(self._backward, batches)))  # none is held while the next is awaited
+        sum_gradients(list(self.encoder.parameters()), processes=self.processes)
+        self.processes.mean_([p.grad for p in self.objective.parameters() if p.grad is not None])
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, plan.clip_grad or float("inf")))
@@ -261,6 +244,25 @@ class Trainer:
         self.scaler.update()
         self.objective.after_step()  # type: ignore[operator]
         return output, norm if math.isfinite(norm) else None, lr
+
+    def _backward(self, batch: Batch) -> LossOutput:
+        """Add the gradients of a batch to those of the step: its own share of them to the encoder, all to the objective."""
+        own = encode(self.encoder, batch, precision=self._precision, chunk=self.plan.grad_cache_chunk)
+        whole = gather_batch(batch, own.audio, own.text, processes=self.processes)  # C clips, B pairs
+        audio = whole.audio[whole.audio_row]  # [B, D]
+        output: LossOutput = self.objective(
+            audio, whole.text, whole.positives, whole.index, self.progress.step / self.plan.total_steps
+        )
+        output.terms = {"loss": float(output.total.detach())} | output.terms
+        self._check_finite(output.terms["loss"], "loss", output)
+        torch.autograd.backward(self.scaler.scale(output.total / self.plan.accum_steps))
+        own.backward(*(gradient_of_own_rows(leaf, processes=self.processes) for leaf in (whole.audio, whole.text)))
+        return replace(output, total=output.total.detach())
+
+    @property
+    def _precision(self) -> Precision:
+        """Device and autocast of the encoder."""
+        return Precision(self.device, {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.plan.precision])
 
     def _check_finite(self, value: float, name: str, output: LossOutput) -> None:
         if not math.isfinite(value):
@@ -272,7 +274,7 @@ class Trainer:
 
     def _validate(self, validate: Validate, log: Log, on_best: Callable[[], None]) -> None:
         self.encoder.eval()
-        metrics = validate()
+        metrics = self.processes.broadcast(validate())  # so that all decide alike
         log({"step": self.progress.step, **metrics})
         value, best = metrics[self.plan.keep_best], self.progress.best_metrics.get(self.plan.keep_best)
         better = best is None or (value < best if self.plan.lower_is_better else value > best)
@@ -287,18 +289,31 @@ class Trainer:
             self.progress.validations_without_better = 0
 
     def save(self) -> None:
-        """Write ``checkpoints/last``."""
+        """Write ``checkpoints/last``; of several processes all call this, and the first one writes."""
+        generators = self.processes.gather_values(checkpoint.generator_state())
+        if self.processes.is_first:
+            self._write(generators)
+        self.processes.barrier()  # nobody leaves before the checkpoint is whole
+
+    def _write(self, generators: list[dict[str, Any]]) -> None:
         state = {
             "progress": asdict(self.progress),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "generators": checkpoint.generator_state(),
+            "generators": generators,
             "batches": self.batches.state_dict(),
         }
         checkpoint.save_checkpoint(self.checkpoint_dir / "last", encoder=self.encoder, objective=self.objective, state=state)
 
-    def resume(self, folder: Path) -> None:
-        """Take up the state of a checkpoint.
+    def resume(self, folder: Path, *, seed: int = 0) -> None:
+        """Take up the state of a checkpoint, which may be of another number of processes.
+
+        With the same number the run goes on bit for bit. With another one the batches are the same, but what the processes
+        draw, such as dropout, starts anew.
+
+        Args:
+            folder: of the checkpoint.
+            seed: of the run, for what starts anew.
 
         Raises:
             CheckpointError: if it is damaged or does not fit.
@@ -308,8 +323,34 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state.get("batches", {}))  # older checkpoints have none
-        checkpoint.restore_generators(state["generators"])
+        generators = state["generators"]
+        generators = [generators] if isinstance(generators, dict) else generators  # one of a single process, in older ones
+        if len(generators) == self.processes.size:
+            checkpoint.restore_generators(generators[self.processes.rank])
+        else:
+            seed_process(seed, self.processes.rank, step=self.progress.step)
 
 
-def _dtype(precision: str) -> torch.dtype:
-    return torch.float16 if precision == "fp16" else torch.bfloat16
+def mean_output(outputs: Sequence[LossOutput]) -> LossOutput:
+    """One output for several batches of a step, with the means of their numbers; a single one is given back as it is."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return LossOutput(
+        torch.stack([output.total for output in outputs]).mean(),
+        _mean_numbers([output.terms for output in outputs]),
+        _mean_numbers([output.stats for output in outputs]),
+    )
+
+
+def _mean_numbers(numbers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means by name, over those that have it."""
+    values = {name: [found[name] for found in numbers if name in found] for found in numbers for name in found}
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _log_nothing(record: Mapping[str, Any]) -> None:
+    """What processes other than the first one log."""
+
+
+def _do_nothing() -> None:
+    """What they do about better weights."""

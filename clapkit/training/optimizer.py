@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 
-def parameter_groups(encoder: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters of an encoder: matrices and kernels decay; gains, biases, position codes and scales do not."""
+def parameter_groups(
+    encoder: nn.Module, *, lr: float, weight_decay: float, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
+    """Trainable parameters of an encoder: matrices and kernels decay; gains, biases, position codes and scales do not.
+
+    Args:
+        encoder: with ``learning_rate_scales(decay)`` (parameter name -> share of ``lr``) where ``layer_decay`` is given.
+        lr: peak learning rate, that of the projection heads.
+        weight_decay: of matrices and kernels.
+        layer_decay: learning rate of a layer as a share of that of the layer behind it; None for one rate, in two groups.
+
+    Returns:
+        Groups, named by weight decay and share of the learning rate; the highest rate comes first.
+
+    Raises:
+        ConfigError: if there is a ``layer_decay`` and a tower has no layers.
+    """
     trainable = [(name, p) for name, p in encoder.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in trainable if p.ndim > 1 and not name.endswith("positions")]
-    free = [p for name, p in trainable if p.ndim <= 1 or name.endswith("positions")]
+    if layer_decay is None:
+        return _decayed_and_not(trainable, lr=lr, weight_decay=weight_decay, suffix="")
+    scales: dict[str, float] = encoder.learning_rate_scales(layer_decay)  # type: ignore[operator]
+    groups = []
+    for scale in sorted({scales[name] for name, _ in trainable}, reverse=True):
+        equal = [(name, p) for name, p in trainable if scales[name] == scale]
+        groups += _decayed_and_not(equal, lr=lr * scale, weight_decay=weight_decay, suffix=f" x{scale:.4g}")
+    return groups
+
+
+def _decayed_and_not(
+    parameters: Sequence[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float, suffix: str
+) -> list[dict[str, Any]]:
+    decayed = [p for name, p in parameters if p.ndim > 1 and not name.endswith("positions")]
+    free = [p for name, p in parameters if p.ndim <= 1 or name.endswith("positions")]
     return [
-        {"name": "decayed", "params": decayed, "lr": lr, "weight_decay": weight_decay},
-        {"name": "undecayed", "params": free, "lr": lr, "weight_decay": 0.0},
+        {"name": f"decayed{suffix}", "params": decayed, "lr": lr, "weight_decay": weight_decay},
+        {"name": f"undecayed{suffix}", "params": free, "lr": lr, "weight_decay": 0.0},
     ]
 
 

@@ -38,7 +38,7 @@ def test_help_lists_the_plugins(name):
 
 def test_help_lists_choices_and_the_default_once():
     assert help_of(field("train", "sides")) == "svr on both directions or on text to audio only: bi, uni. [default: bi]"
-    assert help_of(field("train", "batch_size")) == "Pairs in a batch. [default: 32]"
+    assert help_of(field("train", "batch_size")) == "Pairs in a batch, over all processes. [default: 32]"
     assert help_of(field("eval", "prompt")).endswith("[default: This is a sound of {}.]")
     assert "[default" not in help_of(field("train", "resume"))
 

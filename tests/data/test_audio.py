@@ -74,6 +74,18 @@ def test_channels_are_averaged(tmp_path: Path, num_channels: int) -> None:
     np.testing.assert_allclose(waveform, expected, atol=1e-7)
 
 
+@pytest.mark.parametrize(("suffix", "num_channels"), [("wav", 1), ("wav", 2), ("wav", 600), ("flac", 3), ("aiff", 8)])
+def test_16_bit_samples_are_bit_for_bit_what_libsndfile_makes_of_them(tmp_path: Path, suffix: str, num_channels: int) -> None:
+    samples = np.random.default_rng(0).integers(-(2**15), 2**15, (700, num_channels)).astype(np.int16)
+    samples[0], samples[1] = -(2**15), 2**15 - 1  # 600 of them add up to more than a float32 counts in ones
+    path = write(tmp_path / f"a.{suffix}", samples, subtype="PCM_16")
+    floats = soundfile.read(path, dtype="float32", always_2d=True)[0]
+    total = floats[:, 0].copy()
+    for channel in range(1, num_channels):
+        total += floats[:, channel]
+    np.testing.assert_array_equal(audio.load(path, sample_rate=RATE), total * np.float32(1 / num_channels))
+
+
 def test_a_file_longer_than_a_block_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio, "_BLOCK_VALUES", 600)
     path = write(tmp_path / "a.wav", ramp(1000, 2))
@@ -104,6 +116,45 @@ def test_a_span_is_the_slice_of_the_whole(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_array_equal(audio.load(path, sample_rate=RATE, start_s=0.1, end_s=0.25), whole[800:2000])
     np.testing.assert_array_equal(audio.load(path, sample_rate=RATE, start_s=0.1), whole[800:])
     np.testing.assert_array_equal(audio.load(path, sample_rate=RATE, end_s=0.5), whole)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [(".mp3", {"bitrate_mode": "VARIABLE"}), (".mp3", {}), (".ogg", {}), (".flac", {})]
+)
+def test_a_span_of_a_long_coded_file_is_the_slice_of_the_whole(tmp_path: Path, suffix: str, options: dict[str, str]) -> None:
+    # The decoders of MP3 (variable bit rate) and Ogg land elsewhere when they are asked to seek.
+    path = tmp_path / f"a{suffix}"
+    loud = np.repeat(np.random.default_rng(0).uniform(0, 1, 30), 22050)
+    with soundfile.SoundFile(path, "w", 22050, 1, **options) as file:
+        for start in range(0, len(loud), 22050):
+            file.write(loud[start : start + 22050] * noise(22050))
+    whole = audio.load(path, sample_rate=22050)
+    for start in np.random.default_rng(1).integers(0, len(whole) - 5000, 12).tolist():
+        span = audio.load(path, sample_rate=22050, start_s=start / 22050, end_s=(start + 5000) / 22050)
+        np.testing.assert_array_equal(span, whole[start : start + 5000])
+
+
+@pytest.mark.parametrize("num_channels", [1, 2])
+@pytest.mark.parametrize("suffix", [".wav", ".mp3"])
+def test_a_window_of_a_span_is_the_slice_of_all_its_windows(tmp_path: Path, suffix: str, num_channels: int) -> None:
+    samples = np.stack([noise(RATE * 6)] * num_channels, axis=1)
+    path = write(tmp_path / f"a{suffix}", samples)
+    span = {"sample_rate": 6000, "start_s": 0.5, "end_s": 5.75}
+    whole = audio.load_window(path, offset=0, num_samples=None, **span)
+    assert len(whole) == 31500  # 5.25 s
+    np.testing.assert_allclose(whole, audio.load(path, **span), atol=1e-6)
+    for offset, num_samples in ((0, 10), (11_999, 12_002), (20_000, 99_999), (31_499, 1)):
+        window = audio.load_window(path, offset=offset, num_samples=num_samples, **span)
+        np.testing.assert_array_equal(window, whole[offset : offset + num_samples])
+    assert len(audio.load_window(path, offset=31_500, num_samples=10, **span)) == 0
+
+
+def test_a_window_outside_of_its_file_or_of_nothing_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", ramp(4000))
+    with pytest.raises(AudioError, match="expected a span inside its 0.5 s"):
+        audio.load_window(path, sample_rate=RATE, offset=0, num_samples=10, start_s=0.4, end_s=0.6)
+    with pytest.raises(AudioError, match="1 samples at 8000 Hz are 0 at 1000 Hz"):
+        audio.load_window(path, sample_rate=1000, offset=0, num_samples=10, start_s=0.0, end_s=1 / 8000)
 
 
 @pytest.mark.parametrize(("start_s", "end_s"), [(None, 0.6), (0.5, None), (-0.1, 0.2), (0.3, 0.3), (0.4, 0.2)])

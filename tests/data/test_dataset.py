@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clapkit.data.dataset import TrainingBatches, Waveforms, caption_groups, identity_keys
+from clapkit.data.dataset import TrainingBatches, caption_groups, identity_keys
+from clapkit.data.decoded import AudioCache, DecodedClips
 from clapkit.data.manifest import Manifest
 from clapkit.data.samplers import RandomBatches
-from clapkit.errors import ManifestError
+from clapkit.errors import ConfigError, ManifestError
 from clapkit.types import AudioSpec, Caption, Clip
 
 SPEC = AudioSpec(sample_rate=8000, window_s=1.0)
@@ -94,8 +95,10 @@ def described(tmp_path: Path) -> Manifest:
 def test_several_captions_of_a_clip_share_one_waveform(described: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     source = batches(described, captions_per_clip=3, workers=1)
     spans: list[int] = []
-    span = Waveforms.span
-    monkeypatch.setattr(Waveforms, "span", lambda self, row, **where: spans.append(row) or span(self, row, **where))
+    read = DecodedClips.read
+    monkeypatch.setattr(
+        DecodedClips, "read", lambda self, row, out, **where: spans.append(row) or read(self, row, out, **where)
+    )
     batch = next(source.epoch(0))
     assert sorted(spans) == [0, 1, 2, 3]
     assert batch.waveform.shape == (4, 8000)
@@ -166,21 +169,121 @@ def test_the_state_of_the_batches_is_that_of_their_sampler(ramp: Manifest) -> No
     assert sampler.taken == {"lists": 4}
 
 
-def test_clips_that_do_not_fit_in_memory_give_the_same_samples(ramp: Manifest) -> None:
-    kept, read = Waveforms(ramp, sample_rate=8000), Waveforms(ramp, sample_rate=8000, memory_bytes=0)
-    for offset_s, length_s in ((0.0, 4.0), (1.25, 1.0), (3.5, 0.5)):
-        a, b = (source.span(1, offset_s=offset_s, length_s=length_s) for source in (kept, read))
-        assert np.array_equal(a, b)
-
-
 def test_spans_start_where_the_manifest_says(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.arange(32000) / 32000, 8000, subtype="FLOAT")
-    clip = Clip("a", "a.wav", 1.0, 8000, 1, captions=(Caption("x"),), start_s=2.0, end_s=3.0)
-    manifest = Manifest.write(tmp_path / "manifest.jsonl", [clip], root=tmp_path, name="span")
-    for memory_bytes in (0, 10**9):
-        waveforms = Waveforms(manifest, sample_rate=8000, memory_bytes=memory_bytes)
-        assert waveforms.span(0, offset_s=0.0, length_s=1.0)[[0, -1]].tolist() == pytest.approx([0.5, 0.75], abs=1e-4)
-        assert waveforms.span(0, offset_s=0.5, length_s=0.25)[0] == pytest.approx(0.625, abs=1e-4)
+    clips = [Clip(str(n), "a.wav", 1.5, 8000, 1, captions=(Caption("x"),), start_s=2.0, end_s=3.5) for n in range(4)]
+    manifest = Manifest.write(tmp_path / "manifest.jsonl", clips, root=tmp_path, name="span")
+    waveform = batches(manifest).probe([0]).waveform[0]
+    assert waveform[[0, -1]].tolist() == pytest.approx([0.5, 0.75], abs=1e-4)
+    starts = [float(batches(manifest).example(0, epoch).waveform[0]) * 4 for epoch in range(30)]
+    assert 2.0 <= min(starts) < 2.2
+    assert 2.3 < max(starts) <= 2.5
+
+
+@pytest.mark.parametrize("audio_cache", ["auto", "memory", "disk", "none"])
+def test_a_cache_changes_no_sample(ramp: Manifest, tmp_path: Path, audio_cache: AudioCache) -> None:
+    spec = AudioSpec(sample_rate=6000, window_s=1.3)
+
+    def source(cache: AudioCache, workers: int) -> TrainingBatches:
+        options = {"seed": 0, "workers": workers, "audio_cache": cache, "cache_dir": tmp_path / "cache"}
+        return TrainingBatches(ramp, spec, sampler=RandomBatches(4, 2, seed=0), positives="clip", **options)
+
+    expected = source("none", 1)
+    for attempt in range(2):  # the second finds what the first left
+        kept = source(audio_cache, 1 + attempt)
+        for epoch in range(3):
+            for found, wanted in zip(kept.epoch(epoch), expected.epoch(epoch), strict=True):
+                assert torch.equal(found.waveform, wanted.waveform)
+                assert torch.equal(found.num_samples, wanted.num_samples)
+
+
+def test_an_example_is_a_row_of_its_batch(ramp: Manifest) -> None:
+    source = batches(ramp)
+    batch = next(source.epoch(2))
+    for place, row in enumerate(batch.index.tolist()):
+        example = source.example(row, 2)
+        assert np.array_equal(batch.waveform[place].numpy(), example.waveform)
+        assert batch.num_samples[place] == example.num_samples
+
+
+@pytest.mark.parametrize("captions_per_clip", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_parts_of_all_processes_are_the_whole_batch(
+    tone_corpus: Callable[..., Path], size: int, captions_per_clip: int
+) -> None:
+    manifest = Manifest.load(tone_corpus()).split("train")
+    options = {"captions_per_clip": captions_per_clip, "size": 8}
+    whole = part_of(manifest, (0, 1), **options)
+    parts = [part_of(manifest, (rank, size), **options) for rank in range(size)]
+    assert {source.batches_per_epoch for source in [whole, *parts]} == {len(manifest) // 8}
+    for epoch, first in ((0, 0), (3, 1)):
+        streams = [source.epoch(epoch, first=first) for source in parts]
+        for expected in whole.epoch(epoch, first=first):
+            found = [next(stream) for stream in streams]
+            for name in ("waveform", "num_samples", "index", "text_keys", "clip_keys"):
+                assert torch.equal(torch.cat([getattr(batch, name) for batch in found]), getattr(expected, name))
+            assert [caption for batch in found for caption in batch.captions] == expected.captions
+            assert [language for batch in found for language in batch.languages] == expected.languages
+            assert all(len(batch.waveform) == 8 // size for batch in found)
+            own_rows = torch.arange(8 // size).repeat_interleave(captions_per_clip)
+            assert all(torch.equal(batch.audio_row, own_rows) for batch in found)
+        assert all(next(stream, None) is None for stream in streams)
+
+
+def part_of(manifest: Manifest, part: tuple[int, int], *, size: int, captions_per_clip: int = 1) -> TrainingBatches:
+    options = {"seed": 1, "workers": 2, "captions_per_clip": captions_per_clip, "part": part}
+    return TrainingBatches(manifest, SPEC, sampler=RandomBatches(len(manifest), size, seed=1), positives="caption", **options)
+
+
+def test_a_process_decodes_only_its_part(ramp: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    read = DecodedClips.read
+    monkeypatch.setattr(DecodedClips, "read", lambda self, row, out, **where: rows.append(row) or read(self, row, out, **where))
+    (batch,) = part_of(ramp, (1, 2), size=4).epoch(0)
+    assert sorted(rows) == sorted(batch.index.tolist())
+    assert len(rows) == 2
+
+
+def test_a_probe_is_not_shared_among_processes(ramp: Manifest) -> None:
+    assert part_of(ramp, (1, 2), size=4).probe([0, 1, 2]).index.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("captions_per_clip", "message"),
+    [
+        (1, "--batch-size 4: its 4 clips cannot be shared evenly by 3 processes; pass --batch-size 6"),
+        (2, "--batch-size 8: its 4 clips of 2 captions a clip cannot be shared evenly by 3 processes; pass --batch-size 12"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(ramp: Manifest, captions_per_clip: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        part_of(ramp, (0, 3), size=4, captions_per_clip=captions_per_clip)
+
+
+def test_a_batch_knows_the_language_of_each_caption(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.arange(8000) / 8000, 8000, subtype="FLOAT")
+    texts = (Caption("Dog.", "en"), Caption("Hund.", "de"), Caption("Chien.", "fr"))
+    clips = [Clip(str(n), "a.wav", 1.0, 8000, 1, captions=texts) for n in range(4)]
+    manifest = Manifest.write(tmp_path / "manifest.jsonl", clips, root=tmp_path, name="languages")
+    language_of = {caption.text: caption.lang for caption in texts}
+    for batch in (next(batches(manifest, captions_per_clip=2).epoch(0)), batches(manifest).probe([2, 1], captions_per_clip=3)):
+        assert batch.languages == [language_of[caption] for caption in batch.captions]
+        assert len(set(batch.languages)) > 1
+
+
+@pytest.mark.parametrize(("batch_size", "workers", "expected"), [(2, 1, 3), (2, 8, 16), (4, 8, 8), (4, 3, 3)])
+def test_every_thread_has_clips_to_decode_ahead(ramp: Manifest, batch_size: int, workers: int, expected: int) -> None:
+    # 4 clips for each thread, and 3 batches at least: 8 threads need 32 clips, 16 batches of 2.
+    assert batches(ramp, workers=workers)._batches_ahead(batch_size) == expected
+
+
+def test_batches_ahead_are_bounded_by_their_memory(ramp: Manifest) -> None:
+    spec = AudioSpec(sample_rate=48000, window_s=100.0)  # 19.2 MB a clip: 1 GiB holds 13 batches of 4
+    sampler = RandomBatches(4, 4, seed=0)
+    source = TrainingBatches(ramp, spec, sampler=sampler, positives="clip", seed=0, workers=64)
+    assert source._batches_ahead(4) == 13
+    assert source._batches_ahead(16) == 3
+    assert source._batches_ahead(64) == 2  # 1.2 GB each: one in use would leave the threads idle
 
 
 def test_captions_are_the_same_when_case_blanks_and_full_stop_differ() -> None:

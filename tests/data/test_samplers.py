@@ -1,18 +1,31 @@
+import tarfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clapkit.data.samplers import BatchSampler, ClusterBatches, RandomBatches, UniqueCaptionBatches, clips_per_batch
+from clapkit.data.manifest import Manifest
+from clapkit.data.samplers import (
+    BatchSampler,
+    ClusterBatches,
+    RandomBatches,
+    ShardBatches,
+    UniqueCaptionBatches,
+    clips_per_batch,
+    shard_of_rows,
+)
 from clapkit.errors import ConfigError
+from clapkit.types import Clip
 
 LABELS = np.array([0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 0, 0, 5, 6, 7, 8])
 SAMPLERS = [
     pytest.param(lambda seed: RandomBatches(len(LABELS), 3, seed=seed), id="random"),
     pytest.param(lambda seed: ClusterBatches(LABELS % 3, 2, seed=seed), id="cluster"),
     pytest.param(lambda seed: UniqueCaptionBatches(LABELS, 3, seed=seed), id="unique-caption"),
+    pytest.param(lambda seed: ShardBatches(LABELS, 3, seed=seed, open_shards=2), id="shards"),
 ]
 Make = Callable[[int], BatchSampler]
 
@@ -202,3 +215,76 @@ def test_a_batch_of_pairs_holds_its_share_of_clips() -> None:
 def test_pairs_that_do_not_fill_a_batch_evenly_are_refused(batch_size: int, captions_per_clip: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         clips_per_batch(batch_size, captions_per_clip, num_clips=10)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shards=GROUPS, batch_size=st.integers(2, 6), open_shards=st.integers(1, 5), epoch=st.integers(0, 9))
+def test_shards_are_read_a_few_at_a_time(shards: np.ndarray, batch_size: int, open_shards: int, epoch: int) -> None:
+    if batch_size > len(shards):
+        return
+    sampler = ShardBatches(shards, batch_size, seed=3, open_shards=open_shards)
+    stream = shards[sampler.epoch(epoch).ravel()]
+    assert len(stream) == len(shards) // batch_size * batch_size
+    # A pool begins when the last clip of the pool before it was drawn: so the shards come in runs of open_shards.
+    pools: list[set[int]] = [set()]
+    left = dict(zip(*np.unique(shards, return_counts=True), strict=True))
+    for shard in stream.tolist():
+        if shard not in pools[-1] and len(pools[-1]) == open_shards:
+            assert all(left[other] == 0 for other in pools[-1])
+            pools.append(set())
+        pools[-1].add(shard)
+        left[shard] -= 1
+    drawn = [shard for pool in pools for shard in pool]
+    assert len(drawn) == len(set(drawn))
+
+
+def test_shards_come_in_another_order_in_every_epoch() -> None:
+    shards = np.repeat(np.arange(20), 5)
+    sampler = ShardBatches(shards, 5, seed=0, open_shards=1)
+    orders = [shards[sampler.epoch(epoch)[:, 0]].tolist() for epoch in range(3)]
+    assert sorted(orders[0]) == list(range(20))  # every batch is a shard
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_clips_of_open_shards_meet_in_batches() -> None:
+    shards = np.repeat(np.arange(16), 50)
+    batches = shards[ShardBatches(shards, 40, seed=0, open_shards=8).epoch(0)]
+    # 8 shards of 50 clips fill 10 batches of 40: no batch lies across the two pools, and each holds clips of most shards.
+    assert {frozenset(np.unique(batches[:10])), frozenset(np.unique(batches[10:]))} == {
+        frozenset(np.unique(batches[:10])),
+        frozenset(range(16)) - frozenset(np.unique(batches[:10])),
+    }
+    assert min(len(np.unique(batch)) for batch in batches) >= 6
+
+
+def test_shard_batches_are_drawn_without_looking_at_how_shards_are_called() -> None:
+    named = ShardBatches(np.array([70, 70, -3, -3, 9, 9]), 2, seed=1, open_shards=1).epoch(4)
+    numbered = ShardBatches(np.array([2, 2, 0, 0, 1, 1]), 2, seed=1, open_shards=1).epoch(4)
+    assert np.array_equal(named, numbered)
+
+
+def test_a_pool_of_no_shard_is_refused() -> None:
+    with pytest.raises(ConfigError, match="open_shards 0: expected at least 1"):
+        ShardBatches(LABELS, 2, seed=0, open_shards=0)
+    with pytest.raises(ConfigError, match="--batch-size 20: the training split has 16 clips"):
+        ShardBatches(LABELS, 20, seed=0)
+
+
+def test_the_shard_of_a_clip_is_its_tar_file_or_its_folder(tmp_path: Path) -> None:
+    for name in ("0.tar", "1.tar"):
+        tarfile.open(tmp_path / name, "w").close()
+    (tmp_path / "2.tar").mkdir()
+    audio = [
+        "0.tar/a.wav",
+        "x/a.wav",
+        "0.tar/folder/b.wav",
+        "1.tar/a.wav",
+        "b.wav",
+        "x/c.wav",
+        "2.tar/y/a.wav",
+        "2.tar/z/a.wav",
+    ]
+    clips = tuple(Clip(name, name, 1.0) for name in [*audio, str(tmp_path / "1.tar" / "b.wav")])
+    shards = shard_of_rows(Manifest(clips, tmp_path, "mixed", "f"))
+    assert shards.dtype == np.int64
+    assert shards.tolist() == [0, 1, 0, 2, 3, 1, 4, 5, 2]

@@ -1,5 +1,6 @@
 """A tiny untrained model, six sounds, and the runs that prepare and train would leave."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch import nn
 
 from clapkit.config import PrepareConfig, resolve
 from clapkit.data.manifest import Manifest
@@ -62,6 +64,31 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(model_folder):
     return DualEncoder.load(model_folder)
+
+
+class Polyglot(nn.Module):
+    """A text tower that asks for languages: what is not English comes out turned around."""
+
+    takes_languages = True
+
+    def __init__(self, tower):
+        super().__init__()
+        self.tower, self.embedding_dim = tower, tower.embedding_dim
+        self.seen = []
+
+    def forward(self, captions, languages=None):
+        self.seen += zip(captions, languages, strict=True)
+        features = self.tower(captions)
+        english = torch.tensor([language == "en" for language in languages])[:, None]
+        return torch.where(english, features, features.flip(1))
+
+
+@pytest.fixture
+def polyglot(model):
+    """The model with a text tower that asks for languages; keeps in ``text_tower.seen`` what it was asked."""
+    asking = copy.deepcopy(model)
+    asking.text_tower = Polyglot(asking.text_tower)
+    return asking.eval()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from clapkit.config import EmbedConfig
+from clapkit.encoders.fingerprint import model_fingerprint
 from clapkit.errors import ConfigError, ManifestError, RunDirError
 from clapkit.index.table import load_table, read_info
 from clapkit.steps import embed, embed_input, inputs
@@ -111,6 +112,35 @@ def test_the_model_comes_through_the_loader(run_embed, monkeypatch, model):
     monkeypatch.setattr(inputs, "load_model", lambda folder, device: calls.append((folder.name, device)) or model)
     run_embed("toy", modality="audio")
     assert calls == [("model", "cpu")]
+
+
+def test_a_model_of_transformers_embeds_with_its_own_front_end(run_embed, clap_folder):
+    run_dir, result = run_embed("toy", model=str(clap_folder), store="fp32")
+    info = read_info(run_dir.path)
+    assert (info.width, result["counts"]) == (12, {"audio": 6, "text": 12})
+    assert (info.audio_policy["sample_rate"], info.audio_policy["window_s"]) == (48000, 1.0)
+    assert (info.model_path, info.model_fingerprint) == (str(clap_folder), model_fingerprint(clap_folder))
+    again, _ = run_embed("toy", model=str(clap_folder), store="fp32", batch_size=1)
+    for name in ("audio_emb/audio_emb_0.npy", "text_emb/text_emb_0.npy"):
+        np.testing.assert_allclose(np.load(run_dir.path / name), np.load(again.path / name), atol=2e-6)
+
+
+def test_captions_are_read_in_the_language_that_the_data_or_the_flag_say(run_embed, polyglot, monkeypatch, tmp_path):
+    monkeypatch.setattr(inputs, "load_model", lambda path, device: polyglot)
+    path = tmp_path / "captions.txt"
+    path.write_text("Regen\n", encoding="utf-8")
+    run_embed(path, modality="text")
+    run_embed(path, modality="text", lang="de")
+    assert polyglot.text_tower.seen == [("Regen", "en"), ("Regen", "de")]
+
+
+def test_a_language_that_nobody_looks_at_is_refused(run_embed, tmp_path):
+    with pytest.raises(ConfigError, match="--lang de: belongs to a text file of captions; data say the language of theirs"):
+        run_embed("toy", lang="de")
+    path = tmp_path / "captions.txt"
+    path.write_text("Regen\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="--lang de: the model first reads all languages alike and is told none; leave"):
+        run_embed(path, modality="text", lang="de")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from clapkit.encoders.dual import DualEncoder
 from clapkit.errors import AudioError, ConfigError, NumericalError
 from clapkit.steps.embedding import cosine_similarity, embed_clips, embed_texts, window_samples
 from clapkit.types import AudioSpec, SilentReporter
@@ -117,6 +118,45 @@ def test_equal_sentences_are_encoded_once_and_keep_their_places():
     assert encoder.seen == [["rain", "a dog"], ["wind x"]]
     np.testing.assert_array_equal(vectors[0], vectors[2])
     assert vectors[1, 0] == pytest.approx(5 / np.sqrt(26))
+
+
+def test_equal_sentences_in_two_languages_are_two_for_a_model_that_asks_for_them(polyglot):
+    texts, languages = ["rain", "rain", "rain", "dog"], ["en", "de", "en", "de"]
+    vectors = embed_texts(polyglot, texts, languages=languages, reporter=QUIET)
+    assert polyglot.text_tower.seen == [("rain", "en"), ("rain", "de"), ("dog", "de")]
+    np.testing.assert_array_equal(vectors[0], vectors[2])
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+    # Each as if it had been asked alone.
+    for row, (text, language) in enumerate(zip(texts, languages, strict=True)):
+        alone = embed_texts(polyglot, [text], languages=[language], reporter=QUIET)[0]
+        np.testing.assert_allclose(vectors[row], alone, atol=2e-6)
+
+
+def test_a_model_that_asks_is_told_english_where_nothing_is_known(polyglot):
+    np.testing.assert_allclose(
+        embed_texts(polyglot, ["rain"], reporter=QUIET),
+        embed_texts(polyglot, ["rain"], languages=["en"], reporter=QUIET),
+        atol=2e-6,
+    )
+
+
+def test_equal_sentences_are_one_for_a_model_that_does_not_ask_for_languages():
+    encoder = PowerEncoder()
+    vectors = embed_texts(encoder, ["rain", "rain"], languages=["en", "de"], reporter=QUIET)
+    assert encoder.seen == [["rain"]]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+
+
+def test_sentences_that_are_cut_are_counted_and_said(reporter):
+    torch.manual_seed(0)
+    model = DualEncoder("tiny", "small", embedding_dim=4, text_options={"captions": ["rain"]}).eval()
+    long = ["rain and " * 200, "wind and " * 200]
+    embed_texts(model, ["rain", long[0], "rain", long[0], long[1]], reporter=reporter)
+    assert reporter.warned == [
+        f"2 of 3 sentences are longer than the {model.captions_cut[1]} tokens that the model reads; their ends are not embedded"
+    ]
+    embed_texts(model, ["rain"], reporter=reporter)
+    assert len(reporter.warned) == 1
 
 
 def test_texts_do_not_depend_on_the_batch_size(model):

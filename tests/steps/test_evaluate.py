@@ -6,7 +6,8 @@ import pytest
 from clapkit.config import EvalConfig
 from clapkit.data.manifest import Manifest
 from clapkit.errors import ConfigError, ManifestError, UnknownNameError
-from clapkit.steps import evaluate
+from clapkit.steps import evaluate, inputs
+from clapkit.types import Caption
 
 
 @pytest.fixture
@@ -176,3 +177,19 @@ def test_readable_clips_without_captions_or_labels_are_an_error(run_eval, write_
         run_eval(data=data, tasks="retrieval")
     with pytest.raises(ManifestError, match="no clip that could be embedded has a label"):
         run_eval(data=data, tasks="zero-shot")
+
+
+def test_captions_are_read_in_their_languages_and_prompts_in_english(run_eval, write_data, polyglot, monkeypatch):
+    monkeypatch.setattr(inputs, "load_model", lambda path, device: polyglot)
+    data = write_data(lambda clip: {"captions": (Caption("rain"), Caption("rain", "de"))})
+    run_eval(data=data, prompt=("the sound of {}",))
+    seen = polyglot.text_tower.seen
+    assert {language for text, language in seen if text == "rain"} == {"en", "de"}
+    assert {language for text, language in seen if text.startswith("the sound of")} == {"en"}
+
+
+def test_a_model_of_transformers_is_evaluated(run_eval, clap_folder, corpus):
+    _, result = run_eval(str(clap_folder), data=str(corpus.root / "manifest.jsonl"), bootstrap=0)
+    assert result["runs"][0]["model"] == str(clap_folder)
+    assert result["protocol"]["audio_policy"]["sample_rate"] == 48000
+    assert result["metrics"]["t2a_R@5"] == 1.0  # four clips

@@ -1,6 +1,10 @@
 import json
+import shutil
+from pathlib import Path
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from clapkit.errors import CheckpointError, ConfigError, EmbeddingError, ManifestError, RunDirError
 from clapkit.steps import inputs
@@ -11,10 +15,70 @@ def test_a_model_is_found_by_path_by_name_as_a_folder_and_as_the_newest(runs_roo
     by_name = inputs.resolve_model("first", runs_root=runs_root)
     newest = inputs.resolve_model(None, runs_root=runs_root)
     folder = inputs.resolve_model(str(model_folder), runs_root=runs_root)
-    assert by_path.folder == by_name.folder == newest.folder == runs_root / "train/first/model"
+    assert by_path.path == by_name.path == newest.path == runs_root / "train/first/model"
     assert newest.name == "first"
     assert folder.run is None
     assert folder.fingerprint == newest.fingerprint
+
+
+def test_a_folder_of_transformers_is_a_model(runs_root, clap_folder):
+    source = inputs.resolve_model(str(clap_folder), runs_root=runs_root)
+    assert (source.path, source.name, source.run) == (clap_folder, str(clap_folder), None)
+    assert inputs.load_model(source.path, device="cpu").tower_names == {"audio": "hf", "text": "hf"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_half_a_folder_of_transformers_is_refused(runs_root, clap_folder, tmp_path, name):
+    folder = shutil.copytree(clap_folder, tmp_path / "half")
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"half.*{name}"):
+        inputs.resolve_model(str(folder), runs_root=runs_root)
+
+
+def test_a_tower_is_no_model(runs_root, clap_folder, tmp_path):
+    folder = shutil.copytree(clap_folder, tmp_path / "bert")
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    source = inputs.resolve_model(str(folder), runs_root=runs_root)
+    message = "is of type 'bert', which is no audio-text model; to train with it as a tower, pass it as --text-weights"
+    with pytest.raises(CheckpointError, match=message):
+        inputs.load_model(source.path, device="cpu")
+
+
+def test_a_name_of_the_hub_is_asked_of_the_hub(runs_root, clap_folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(clap_folder))
+    source = inputs.resolve_model("laion/clap-htsat-unfused", runs_root=runs_root)
+    assert asked == ["laion/clap-htsat-unfused"]
+    assert (source.path, source.name, source.run) == (clap_folder, "laion/clap-htsat-unfused", None)
+    assert source.fingerprint == inputs.resolve_model(str(clap_folder), runs_root=runs_root).fingerprint
+
+
+def test_a_name_that_the_hub_does_not_give_is_refused(runs_root, monkeypatch):
+    def refuse(name, **_):
+        raise LocalEntryNotFoundError("there is no connection\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    message = r"weights a/b: no such folder here, and the Hub did not give it \(there is no connection\); check the name"
+    with pytest.raises(CheckpointError, match=message):
+        inputs.resolve_model("a/b", runs_root=runs_root)
+
+
+@pytest.mark.parametrize("place", ["{root}/train/a/b", "{root}/a/b", "{here}/a/b"])
+def test_what_is_here_is_not_asked_of_the_hub(runs_root, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: pytest.fail("the Hub was asked"))
+    Path(place.format(root=runs_root, here=tmp_path)).mkdir(parents=True)
+    with pytest.raises(RunDirError, match="no train run 'a/b'"):
+        inputs.resolve_model("a/b", runs_root=runs_root)
+
+
+def test_a_language_is_for_models_that_ask_for_it(model, polyglot):
+    inputs.expect_languages(polyglot, "de", name="m")
+    with pytest.raises(
+        ConfigError, match="--lang de: the model m reads all languages alike and is told none; leave --lang out"
+    ):
+        inputs.expect_languages(model, "de", name="m")
 
 
 def test_the_model_folder_of_a_run_still_knows_its_data(runs_root):

@@ -16,6 +16,18 @@ def test_a_vector_comes_back_for_the_same_model_and_text_only(tmp_path):
     assert query_cache.lookup(tmp_path, "dog", fingerprint="a" * 64, width=4) is None
 
 
+def test_a_text_is_another_in_another_language(tmp_path):
+    def found(text, language):
+        return query_cache.lookup(tmp_path, text, fingerprint="a", width=3, language=language)
+
+    query_cache.store(tmp_path, "gift", VECTOR, fingerprint="a")
+    np.testing.assert_array_equal(found("gift", "en"), VECTOR)  # what is kept without a tag is English
+    assert found("gift", "de") is None
+    query_cache.store(tmp_path, "gift", VECTOR[::-1], fingerprint="a", language="de")
+    np.testing.assert_array_equal(found("gift", "de"), VECTOR[::-1])
+    np.testing.assert_array_equal(found("gift", "en"), VECTOR)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"nonsense", VECTOR[:2], VECTOR.astype(np.float64), VECTOR * np.nan, VECTOR * 2, np.array([{}], dtype=object)],

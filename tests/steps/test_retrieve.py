@@ -157,6 +157,41 @@ def test_a_table_without_captions_cannot_be_searched_for_them(search, runs_root,
         search("dog", target="text", embeddings="sounds")
 
 
+def test_a_query_is_another_in_another_language(search, table, polyglot, monkeypatch, no_model):
+    monkeypatch.setattr(inputs, "load_model", lambda path, device: polyglot)
+    english, german = search("gift"), search("gift", lang="de")
+    assert polyglot.text_tower.seen == [("gift", "en"), ("gift", "de")]
+    scores = [[hit["score"] for hit in found["results"][0]["hits"]] for found in (english, german)]
+    assert scores[0] != scores[1]
+    no_model()
+    assert search("gift", lang="en") == english
+    assert search("gift", lang="de") == german
+
+
+def test_a_language_that_nobody_looks_at_is_refused(search, table, corpus):
+    with pytest.raises(
+        ConfigError, match="--lang de: the model .* reads all languages alike and is told none; leave --lang out"
+    ):
+        search("gift", lang="de")
+    with pytest.raises(ConfigError, match="--lang de: belongs to queries of words, of which there are none; leave it out"):
+        search(audio=(str(corpus.root / "dog.wav"),), lang="de")
+
+
+def test_a_table_of_a_model_of_transformers_is_searched_and_its_queries_are_kept(
+    search, runs_root, make_run, reporter, clap_folder, corpus, no_model
+):
+    run_dir = make_run("embed", "clap")
+    config = EmbedConfig(inputs=("toy",), model=str(clap_folder), runs_root=runs_root, device="cpu", store="fp32")
+    run_dir.finish(embed.run(config, run_dir, reporter))
+    found = search("a dog is heard", target="text", embeddings="clap", k=1)
+    assert found["results"][0]["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+    assert found["results"][0]["hits"][0]["captions"] == ["a dog is heard"]
+    sound = search(audio=(str(corpus.root / "car.wav"),), embeddings="clap", k=1)
+    assert sound["results"][0]["hits"][0]["id"] == "toy/car"
+    no_model()
+    assert search("a dog is heard", target="text", embeddings="clap", k=1) == found
+
+
 @pytest.mark.parametrize(
     ("query", "options", "error", "message"),
     [

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -285,3 +286,17 @@ def test_clusters_of_equal_size_are_warned_of(corpus, clusters_of, reporter):
 def test_clusters_of_unequal_size_are_not_warned_of(retag, clusters_of, reporter):
     clusters_of(retag(lambda clip: {"labels": ("dog",) if clip.id == "toy/dog" else ("other",)}), source="labels")
     assert reporter.warned == []
+
+
+def test_captions_are_read_in_their_languages(polyglot, corpus):
+    clips = tuple(dataclasses.replace(clip, captions=(Caption("rain"), Caption("rain", "de"))) for clip in corpus.clips)
+    row_features(
+        "text",
+        dataclasses.replace(corpus, clips=clips),
+        encoder=polyglot,
+        trained_towers=("text",),
+        reporter=SilentReporter(),
+        batch_size=4,
+        workers=1,
+    )
+    assert set(polyglot.text_tower.seen) == {("rain", "en"), ("rain", "de")}

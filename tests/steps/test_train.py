@@ -31,6 +31,13 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time of a run this small; one test looks at them."""
+    if request.function is not test_a_run_leaves_what_the_contract_names:
+        monkeypatch.setattr(train, "plot_run", lambda run_dir: None)
+
+
 def start(tmp_path: Path, manifest: Path, name: str = "run", **options: Any) -> tuple[RunDir, dict[str, Any]]:
     given = TINY | {"data": str(manifest), "run_dir": tmp_path / name} | options
     config = resolve(TrainConfig, given)
@@ -164,6 +171,20 @@ def test_init_takes_up_the_weights_of_a_model(tone_corpus: Callable[..., Path], 
         start(tmp_path, manifest, "third", init=str(first.path), options=["window_s=0.5"])
     with pytest.raises(ConfigError, match="--embedding-dim 8: --init .* brings its own, 16; leave --embedding-dim out"):
         start(tmp_path, manifest, "fourth", init=str(first.path), embedding_dim=8)
+
+
+def test_the_model_keeps_the_factor_on_similarities_and_hands_it_on(tone_corpus: Callable[..., Path], tmp_path: Path) -> None:
+    manifest = tone_corpus()
+
+    def stored(run: RunDir) -> float | None:
+        return json.loads((run.model_dir / "config.json").read_text()).get("logit_scale")
+
+    first, _ = start(tmp_path, manifest, "first", max_steps=1, lr=1e-12, tau=0.05)
+    assert stored(first) == pytest.approx(20)
+    second, _ = start(tmp_path, manifest, "second", max_steps=1, lr=1e-12, init=str(first.path))
+    assert stored(second) == pytest.approx(20)
+    scheduled, _ = start(tmp_path, manifest, "third", max_steps=10, init=str(first.path), temperature="cosine")
+    assert stored(scheduled) is None
 
 
 def test_a_frozen_tower_is_not_trained(tone_corpus: Callable[..., Path], tmp_path: Path) -> None:

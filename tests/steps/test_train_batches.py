@@ -4,16 +4,27 @@ import pytest
 from clapkit.config import TrainConfig, resolve
 from clapkit.data.manifest import Manifest
 from clapkit.steps.train_batches import embed_rows, training_batches
+from clapkit.training.distributed import OneProcess
 
 
 @pytest.fixture
-def batches_of(tones, tiny_encoder, reporter):
+def batches_of(tones, tiny_encoder, reporter, tmp_path):
     """The batches of a run on 16 clips in batches of 4, so that an epoch has 4 steps."""
 
     def make(**options):
         config = resolve(TrainConfig, options)
         data = Manifest.load(tones).split("train")
-        return training_batches(config, data, tiny_encoder, size=4, clusters=None, workers=1, reporter=reporter)
+        return training_batches(
+            config,
+            data,
+            tiny_encoder,
+            size=4,
+            clusters=None,
+            workers=1,
+            reporter=reporter,
+            processes=OneProcess(),
+            cache_dir=tmp_path,
+        )
 
     return make
 

@@ -60,8 +60,8 @@ def test_tensorboard_that_is_not_installed_is_named(run: RunDir, monkeypatch: py
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"--log-to tensorboard: not installed; pip install"):
-        event_log(resolve(TrainConfig, {"log_to": "tensorboard"}), run).__enter__()
-    with event_log(resolve(TrainConfig, {}), run) as write:
+        event_log(resolve(TrainConfig, {"log_to": "tensorboard"}), run, write=True).__enter__()
+    with event_log(resolve(TrainConfig, {}), run, write=True) as write:
         write({"step": 1, "loss": 2.0})
 
 
@@ -70,6 +70,6 @@ def test_a_value_that_is_null_is_no_point_of_the_event_log(run: RunDir, monkeypa
     writer = SimpleNamespace(add_scalar=lambda *point: points.append(point), close=lambda: None)
     module = SimpleNamespace(SummaryWriter=lambda folder: writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    with event_log(resolve(TrainConfig, {"log_to": "tensorboard"}), run) as write:
+    with event_log(resolve(TrainConfig, {"log_to": "tensorboard"}), run, write=True) as write:
         write({"step": 3, "loss": 0.5, "gradient_norm": None})
     assert points == [("loss", 0.5, 3)]

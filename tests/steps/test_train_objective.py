@@ -7,7 +7,7 @@ import torch
 from clapkit.config import TrainConfig, resolve
 from clapkit.data.clusters import Clusters
 from clapkit.objectives.added import AddedTerms
-from clapkit.steps.train_objective import build_objective
+from clapkit.steps.train_objective import build_objective, logit_scale, start_from_scale
 from clapkit.steps.train_options import make_plan, plugin_options
 
 
@@ -60,3 +60,49 @@ def test_terms_get_their_options() -> None:
     batch = (audio, text, torch.eye(3, dtype=torch.bool), torch.arange(3), 0.0)
     assert objective(*batch).terms["added_cyclip"] == pytest.approx(0.0, abs=1e-6)
     assert objective_of(add=("cyclip=0.5",))(*batch).terms["added_cyclip"] > 0.01
+
+
+def start(reporter: Any, scale: float | None, **given: Any) -> Any:
+    config = resolve(TrainConfig, given)
+    options = plugin_options(config)
+    start_from_scale(config, options, scale, reporter)
+    return options["loss"].get("tau")
+
+
+@pytest.mark.parametrize(
+    ("scale", "tau"),
+    [(20.0, 0.05), (1 / 0.07, 0.07), (400.0, 0.01), (0.5, 1.0)],  # 1 / scale, within what a temperature may be
+)
+def test_a_learned_temperature_starts_where_the_model_ended(scale: float, tau: float, reporter: Any) -> None:
+    assert start(reporter, scale) == pytest.approx(tau)
+    assert start(reporter, scale, loss="svr") == pytest.approx(tau)
+    assert all("temperature: starts at" in message for message in reporter.said)
+
+
+@pytest.mark.parametrize(
+    ("scale", "given"),
+    [
+        (None, {}),
+        (20.0, {"temperature": "fixed"}),
+        (20.0, {"temperature": "mmts"}),
+        (20.0, {"loss": "siglip"}),
+        (20.0, {"loss": "svr", "base": "siglip"}),
+        (20.0, {"loss": "triplet"}),
+    ],
+)
+def test_a_temperature_that_is_not_learned_is_left_alone(scale: float | None, given: dict[str, Any], reporter: Any) -> None:
+    assert start(reporter, scale, **given) is None
+    assert reporter.said == []
+
+
+def test_a_temperature_that_is_given_stays(reporter: Any) -> None:
+    assert start(reporter, 20.0, tau=0.2) == 0.2
+    assert start(reporter, 20.0, options=("loss.tau=0.3",)) == "0.3"
+    assert reporter.said == []
+
+
+def test_the_factor_on_similarities_is_that_of_the_temperature() -> None:
+    assert logit_scale(objective_of(tau=0.05)) == pytest.approx(20)
+    assert logit_scale(objective_of(loss="svr", tau=0.1)) == pytest.approx(10)
+    assert logit_scale(objective_of(temperature="cosine")) is None
+    assert logit_scale(objective_of(loss="triplet")) is None

@@ -86,3 +86,14 @@ def test_tensors_of_another_shape_are_refused(tmp_path: Path) -> None:
     wider, _ = modules(width=4)
     with pytest.raises(CheckpointError, match="1 tensors do not fit this configuration, first 'weight'"):
         load_checkpoint(tmp_path / "last", encoder=wider, objective=objective)
+
+
+def test_tied_weights_are_saved(tmp_path: Path) -> None:
+    tied = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    tied["b"].weight = tied["a"].weight
+    save_checkpoint(tmp_path / "last", encoder=tied, objective=nn.Linear(1, 1), state={})
+    other = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    other["b"].weight = other["a"].weight
+    load_checkpoint(tmp_path / "last", encoder=other, objective=nn.Linear(1, 1))
+    assert torch.equal(other["a"].weight, tied["a"].weight)
+    assert other["b"].weight is other["a"].weight

@@ -1,3 +1,4 @@
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from clapkit import registry
-from clapkit.errors import NumericalError
-from clapkit.training.loop import Interrupted, Plan, Trainer
+from clapkit.errors import ConfigError, NumericalError
+from clapkit.training.checkpoint import generator_state
+from clapkit.training.loop import Interrupted, Plan, Trainer, mean_output
 from clapkit.training.optimizer import build_optimizer, parameter_groups
-from clapkit.types import Batch, SilentReporter
+from clapkit.types import Batch, LossOutput, SilentReporter
 
+Seen = dict[str, list[dict[str, Any]]]
 PLAN = Plan(
     total_steps=8,
     warmup_steps=2,
@@ -36,10 +39,14 @@ class Pairs(nn.Module):
         self.audio, self.text = nn.Linear(8, 4), nn.Embedding(12, 4)
         self.dropout = nn.Dropout(0.2)
 
+    def encode_audio(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
+        return nn.functional.normalize(self.audio(self.dropout(waveform)), dim=1)
+
+    def encode_text(self, captions: list[str]) -> Tensor:
+        return nn.functional.normalize(self.text(torch.tensor([int(caption) for caption in captions])), dim=1)
+
     def forward(self, waveform: Tensor, num_samples: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
-        audio = self.audio(self.dropout(waveform))
-        text = self.text(torch.tensor([int(caption) for caption in captions]))
-        return nn.functional.normalize(audio, dim=1), nn.functional.normalize(text, dim=1)
+        return self.encode_audio(waveform, num_samples), self.encode_text(captions)
 
 
 class Batches:
@@ -239,3 +246,219 @@ def test_an_fp16_step_that_overflows_is_skipped_and_logs_no_gradient_norm(tmp_pa
 def test_bf16_autocast_trains_on_cpu(tmp_path: Path) -> None:
     records = fit(trainer(tmp_path, plan=replace(PLAN, precision="bf16")))
     assert all(abs(r["loss"]) < 100 for r in records if "loss" in r)
+
+
+# Several batches in a step ----------------------------------------------------------------------------------------------
+
+
+def unclipped(steps: int, **plan: Any) -> Plan:
+    return replace(PLAN, total_steps=steps, warmup_steps=0, clip_grad=0.0, **plan)
+
+
+def gradients(run: Trainer) -> list[Tensor]:
+    return [p.grad for p in [*run.encoder.parameters(), *run.objective.parameters()] if p.grad is not None]
+
+
+class From(Batches):
+    """Starts with a later batch of the epoch."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
+
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        return super().epoch(epoch, first=first + self.start)
+
+
+def test_two_batches_of_a_step_have_the_mean_of_their_gradients_and_numbers(tmp_path: Path) -> None:
+    def of_step(batches: Batches, accum_steps: int) -> tuple[list[Tensor], Mapping[str, Any]]:
+        run = trainer(tmp_path, plan=unclipped(1, accum_steps=accum_steps))
+        run.encoder.dropout.p = 0.0
+        run.batches = batches
+        record = next(r for r in fit(run) if "loss" in r)
+        return gradients(run), record
+
+    both, record = of_step(Batches(), 2)
+    parts = [of_step(From(start), 1) for start in (0, 1)]
+    for gradient, first, second in zip(both, parts[0][0], parts[1][0], strict=True):
+        torch.testing.assert_close(gradient, (first + second) / 2, rtol=1e-5, atol=1e-7)
+    for name in ("loss", "t2a", "a2t", "positive_cosine", "mean_radius"):
+        assert record[name] == pytest.approx((parts[0][1][name] + parts[1][1][name]) / 2, rel=1e-6), name
+
+
+class Counted(Batches):
+    """Five batches an epoch, and which of them were asked for."""
+
+    batches_per_epoch = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, int]] = []
+
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        for number in range(first, 5):
+            self.asked.append((epoch, number))
+            yield next(super().epoch(5 * epoch + number))
+
+
+def test_an_epoch_has_as_many_steps_as_it_has_whole_groups_of_batches(tmp_path: Path) -> None:
+    run = trainer(tmp_path, plan=unclipped(5, accum_steps=2))
+    run.batches = Counted()
+    records = [r for r in fit(run) if "loss" in r]
+    # The fifth batch of an epoch is left over; the run ends in the middle of the third epoch.
+    assert run.batches.asked == [(epoch, number) for epoch in (0, 1) for number in range(4)] + [(2, 0), (2, 1)]
+    assert [r["epoch"] for r in records] == [0, 0, 1, 1, 2]
+    assert run.progress.step == 5
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_resume_between_groups_of_batches_continues_bit_for_bit(tmp_path: Path, stop_at: int, chunk: int | None) -> None:
+    def run_of(folder: str) -> Trainer:
+        run = trainer(tmp_path / folder, plan=unclipped(5, accum_steps=2, grad_cache_chunk=chunk))
+        run.batches = Counted()
+        return run
+
+    whole = run_of("whole")
+    fit(whole)
+    broken = run_of("broken")
+    with pytest.raises(Interrupted):
+        fit(broken, should_stop=lambda: broken.progress.step == stop_at)
+    resumed = run_of("broken")
+    resumed.resume(tmp_path / "broken" / "last")
+    fit(resumed)
+    assert equal(whole, resumed)
+    assert broken.batches.asked + resumed.batches.asked == whole.batches.asked  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("accum_steps", [0, 4])
+def test_a_step_of_more_batches_than_an_epoch_has_is_refused(tmp_path: Path, accum_steps: int) -> None:
+    message = f"--accum-steps {accum_steps}: an epoch has 3 batches; expected a number from 1 to 3"
+    with pytest.raises(ConfigError, match=message):
+        fit(trainer(tmp_path, plan=replace(PLAN, accum_steps=accum_steps)))
+
+
+def test_drift_of_a_step_of_several_batches_is_refused(tmp_path: Path, two_processes: Seen) -> None:
+    run = trainer(tmp_path, plan=replace(PLAN, accum_steps=2, diagnostics_every=1))
+    run.diagnostics = object()  # type: ignore[assignment]
+    with pytest.raises(
+        ConfigError, match="--diagnostics: a step is made of 2 batches on 1 processes; .* leave --diagnostics out"
+    ):
+        fit(run)
+    for seen in two_processes["together"]:
+        assert seen["refused"].startswith("--diagnostics: a step is made of 1 batches on 2 processes")
+
+
+def test_numbers_that_not_every_batch_has_are_averaged_over_those_that_have_them() -> None:
+    first = LossOutput(torch.tensor(1.0), {"loss": 1.0}, {"common": 2.0, "rare": 5.0})
+    second = LossOutput(torch.tensor(3.0), {"loss": 3.0}, {"common": 4.0})
+    mean = mean_output([first, second])
+    assert (mean.total, mean.terms, mean.stats) == (torch.tensor(2.0), {"loss": 2.0}, {"common": 3.0, "rare": 5.0})
+    assert mean_output([first]) is first
+
+
+def test_speed_counts_the_clips_of_all_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10_000))
+    monkeypatch.setattr("clapkit.training.loop.time.perf_counter", lambda: float(next(ticks)))
+    (record,) = (r for r in fit(trainer(tmp_path, plan=unclipped(1, accum_steps=3))) if "loss" in r)
+    # Asked at the start, before and after each of 3 batches, and now: 7 s for 3 batches of 4 clips, 3 s of them waited.
+    assert record["clips_per_s"] == 12 / 7
+    assert record["data_wait_share"] == 3 / 7
+
+
+def test_batches_of_a_step_are_taken_one_by_one_and_let_go(tmp_path: Path) -> None:
+    alive: list[int] = []
+    waveforms: list[weakref.ref[Tensor]] = []
+
+    class Watched(Batches):
+        def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+            for _ in range(first, 3):
+                # A waveform that nobody else holds, as those of files.
+                batch = next(super().epoch(epoch))
+                batch.waveform = batch.waveform.clone()
+                waveforms.append(weakref.ref(batch.waveform))
+                alive.append(sum(waveform() is not None for waveform in waveforms))
+                box = [batch]
+                del batch
+                yield box.pop()
+
+    run = trainer(tmp_path, plan=unclipped(2, accum_steps=3))
+    run.batches = Watched()
+    fit(run)
+    assert alive == [1] * 6
+
+
+# Several processes ------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_first_process_writes_shows_and_logs(two_processes: Seen) -> None:
+    first, second = (seen["accumulated"]["together"]["records"] for seen in two_processes["combined"])
+    assert [("best" in r, "loss" in r, "x" in r) for r in first] == [
+        *[(False, False, True)],  # before the first step
+        *[(False, True, False)] * 3,
+        *[(False, False, True), (True, False, False)],
+    ]
+    assert second == []
+
+
+def test_processes_that_start_apart_are_brought_together(two_processes: Seen) -> None:
+    first, second = (seen["apart"] for seen in two_processes["together"])
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_processes_draw_differently(two_processes: Seen) -> None:
+    first, second = (seen["drawn"] for seen in two_processes["together"])
+    assert not torch.equal(first, second)
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step_and_saves_once(two_processes: Seen) -> None:
+    assert [seen["interrupted"] for seen in two_processes["together"]] == [(True, 4, [4]), (True, 4, [])]
+
+
+def test_where_one_process_cannot_go_on_the_other_says_so_in_one_line(left_alone: list[dict[str, Any]]) -> None:
+    waiting, failed = left_alone
+    assert failed == {"error": "AudioError", "message": "one.wav: is empty"}
+    assert waiting["error"] == "ProcessError"
+    assert waiting["message"].startswith("another process of this training has ended (")
+    assert "\n" not in waiting["message"]
+
+
+def test_two_processes_resume_bit_for_bit(two_processes: Seen) -> None:
+    for seen in two_processes["together"]:
+        assert all(torch.equal(seen["resumed"][name], tensor) for name, tensor in seen["whole"].items())
+
+
+@pytest.mark.slow
+def test_other_numbers_of_processes_go_on_with_a_checkpoint_of_two(
+    two_processes: Seen, resumed_by: Callable[[int], list[dict[str, Any]]]
+) -> None:
+    of_four = resumed_by(4)
+    for seen in of_four:
+        assert (seen["before"], seen["after"]) == (4, 7)
+        assert torch.equal(seen["drawn"][0], seen["drawn"][1])  # the same each time,
+        assert all(torch.equal(seen["weights"][name], tensor) for name, tensor in of_four[0]["weights"].items())
+    assert len({float(seen["drawn"][0][0]) for seen in of_four}) == 4  # on each process something else
+
+
+def test_one_process_goes_on_with_a_checkpoint_of_two(tmp_path: Path) -> None:
+    def drawn(seed: int) -> Tensor:
+        resumed = trainer(tmp_path)
+        resumed.resume(tmp_path / "last", seed=seed)
+        assert resumed.progress.step == 8
+        return torch.rand(3)
+
+    run = trainer(tmp_path)
+    fit(run)
+    run._write([generator_state(), generator_state()])
+    assert torch.equal(drawn(0), drawn(0))
+    assert not torch.equal(drawn(0), drawn(1))
+
+
+def test_a_checkpoint_from_before_there_were_several_processes_loads(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    fit(run)
+    run._write(generator_state())  # type: ignore[arg-type] - a single state where now is a list
+    expected = torch.rand(3)
+    resumed = trainer(tmp_path)
+    resumed.resume(tmp_path / "last")
+    assert torch.equal(torch.rand(3), expected)

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import soundfile
 
-from clapkit.data.audio import probe
+from clapkit.data.audio import EXACT_SUBTYPES, probe
 from clapkit.data.manifest import Manifest, to_line
+from clapkit.data.members import audio_size, open_audio
 from clapkit.data.safe_paths import is_safe_audio_path, safe_part, short_hash
 from clapkit.data.wav import to_bytes, wav_header
 from clapkit.errors import AudioError, ConfigError
@@ -49,7 +50,7 @@ class Sample:
 
     Attributes:
         clip: without a span, with the audio path that it has from now on.
-        path: of the audio file, whole.
+        path: of the audio file, whole; or of a member of a shard.
         suffix: of the member, without its dot.
         treatment: what was done to the file.
     """
@@ -58,6 +59,15 @@ class Sample:
     path: Path
     suffix: str
     treatment: Treatment
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the audio file."""
+        return audio_size(self.path)
+
+    def open(self) -> BinaryIO:
+        """The audio file, open for reading."""
+        return open_audio(self.path)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -179,42 +189,46 @@ def _encode(path: Path, clip: Clip, target: Path) -> tuple[str, int, int]:
             f"{path}: span from {clip.start_s} s to {clip.end_s} s, expected it inside its {info.duration_s:g} s; prepare again"
         )
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            file.seek(start)
+        with open_audio(path) as stream, soundfile.SoundFile(stream) as file:
+            if file.subtype in EXACT_SUBTYPES:
+                file.seek(start)
+            else:
+                for _ in _blocks(path, file, start, "float32"):
+                    pass
             fits_flac = info.num_channels <= _MAX_FLAC_CHANNELS and info.sample_rate <= _MAX_FLAC_RATE
             if file.subtype in _FLAC_DTYPES and fits_flac:
-                _write_flac(file, target, end - start)
+                _write_flac(path, file, target, end - start)
                 return "flac", end - start, info.sample_rate
-            _write_wav(file, target, end - start)
+            _write_wav(path, file, target, end - start)
             return "wav", end - start, info.sample_rate
     except soundfile.SoundFileError as error:
         raise AudioError(f"{path}: cannot be encoded ({error}); replace or drop it") from error
 
 
-def _write_flac(file: soundfile.SoundFile, target: Path, num_frames: int) -> None:
+def _write_flac(path: Path, file: soundfile.SoundFile, target: Path, num_frames: int) -> None:
     subtype = "PCM_24" if file.subtype == "PCM_24" else "PCM_16"
     with soundfile.SoundFile(
         os.fsencode(target), "w", samplerate=file.samplerate, channels=file.channels, format="FLAC", subtype=subtype
     ) as encoder:
-        for block in _blocks(file, num_frames, _FLAC_DTYPES[file.subtype]):
+        for block in _blocks(path, file, num_frames, _FLAC_DTYPES[file.subtype]):
             encoder.write(block)
 
 
-def _write_wav(file: soundfile.SoundFile, target: Path, num_frames: int) -> None:
+def _write_wav(path: Path, file: soundfile.SoundFile, target: Path, num_frames: int) -> None:
     dtype = _WAV_DTYPES.get(file.subtype) or _FLAC_DTYPES.get(file.subtype, "float32")
     with target.open("wb") as stream:
         header = wav_header(num_frames=num_frames, num_channels=file.channels, sample_rate=file.samplerate, dtype=dtype)
         stream.write(header)
-        for block in _blocks(file, num_frames, dtype):
+        for block in _blocks(path, file, num_frames, dtype):
             stream.write(to_bytes(block))
 
 
-def _blocks(file: soundfile.SoundFile, num_frames: int, dtype: str) -> Iterator[np.ndarray]:
+def _blocks(path: Path, file: soundfile.SoundFile, num_frames: int, dtype: str) -> Iterator[np.ndarray]:
     """Blocks [frames, channels] of exactly ``num_frames`` in all."""
     left = num_frames
     while left:
         block: np.ndarray = file.read(min(_BLOCK_FRAMES, left), dtype=dtype, always_2d=True)
         if not len(block):
-            raise AudioError(f"{file.name!r}: truncated, {left} of {num_frames} frames missing; replace or drop it")
+            raise AudioError(f"{path}: truncated, {left} of {num_frames} frames missing; replace or drop it")
         left -= len(block)
         yield block

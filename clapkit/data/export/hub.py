@@ -110,11 +110,12 @@ def _write_file(manifest: Manifest, clips: Sequence[tuple[int, Clip]], path: Pat
 
 def _row(manifest: Manifest, clip: Clip, workspace: Path, tally: Tally) -> dict[str, Any]:
     with open_sample(manifest, clip, workspace) as sample:
-        size = sample.path.stat().st_size
+        size = sample.num_bytes
         if size > _MAX_AUDIO_BYTES:
             raise AudioError(f"{sample.path}: {size} bytes, expected less than 2 GiB in a row; cut it into spans")
         tally.add(clip, sample)
-        return _cells(sample, sample.path.read_bytes())
+        with sample.open() as stream:
+            return _cells(sample, stream.read())
 
 
 def _cells(sample: Sample, content: bytes) -> dict[str, Any]:

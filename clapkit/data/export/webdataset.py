@@ -82,12 +82,12 @@ def _add(
 ) -> bool:
     """Add a clip to a shard; False, and counted, if it cannot be."""
     try:
-        with open_sample(manifest, clip, workspace) as sample, sample.path.open("rb") as stream:
+        with open_sample(manifest, clip, workspace) as sample, sample.open() as stream:
             key = _key(clip.id, keys)
             content = _to_json(sample, row)
             # The JSON comes first, so that whoever unpacks knows the name of the sound before its bytes.
             archive.addfile(_header(f"{key}.json", len(content)), io.BytesIO(content))
-            archive.addfile(_header(f"{key}.{sample.suffix}", sample.path.stat().st_size), stream)
+            archive.addfile(_header(f"{key}.{sample.suffix}", sample.num_bytes), stream)
             tally.add(clip, sample)
     except AudioError as error:
         tally.fail(clip, str(error))

@@ -83,11 +83,12 @@ class _Archive(tarfile.TarFile):
     stopped_by: tarfile.HeaderError | None = None
 
 
-def read_members(path: Path) -> Iterator[Member]:
+def read_members(path: Path, *, in_place: bool = False) -> Iterator[Member]:
     """The files of a shard, in their order; folders are passed over.
 
     Args:
         path: of a tar file, plain or compressed with gzip, whatever its suffix says.
+        in_place: pass over contents that nobody reads; only plain files can be read like that.
 
     Raises:
         ShardError: where the archive cannot be read any further.
@@ -100,7 +101,7 @@ def read_members(path: Path) -> Iterator[Member]:
             if not magic:
                 raise ShardError("is empty (0 bytes), expected a tar file; get it again")
             file = cast(IO[bytes], _Unpacked(fileobj=raw)) if magic == _GZIP_MAGIC else raw
-            with closing(_open(file)) as archive:
+            with closing(_open(file, in_place)) as archive:
                 while (header := archive.next()) is not None:
                     archive.members.clear()  # type: ignore[attr-defined]  # or all headers stay in memory
                     if not header.isdir():
@@ -117,7 +118,9 @@ def _reason(error: BaseException) -> str:
     return (str(getattr(error, "strerror", None) or error).splitlines() or [type(error).__name__])[0]
 
 
-def _open(file: IO[bytes]) -> _Archive:
+def _open(file: IO[bytes], in_place: bool) -> _Archive:
+    if in_place:
+        return _Archive.open(mode="r:", fileobj=file, encoding="utf-8", errors="surrogateescape")
     return _Archive.open(mode="r|", fileobj=file, bufsize=_BUFFER_BYTES, encoding="utf-8", errors="surrogateescape")
 
 

@@ -73,6 +73,11 @@ class ConvolutionalTower(nn.Module):
         self.pool = AttentionPool(widths[-1], num_heads=num_heads)
         preserve_variance(self)
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The stages, from input to output."""
+        return list(self.stages)
+
     def forward(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
         """Encode waveforms float32 [B, T] of which ``num_samples`` [B] are real; gives [B, embedding_dim]."""
         spectrogram = self.filtering(self.log_mel(waveform))  # [B, F, M]

@@ -26,7 +26,7 @@ class RecurrentTextTower(nn.Module):
 
     Attributes:
         embedding_dim: width of the output.
-        tokenizer_json: the tokenizer, to save beside the weights.
+        rebuild_options: the tokenizer, to save beside the weights.
         subwords: the tokenizer at work.
 
     Raises:
@@ -36,13 +36,28 @@ class RecurrentTextTower(nn.Module):
     def __init__(self, tokenizer: str, *, width: int, max_tokens: int, dropout: float) -> None:
         super().__init__()
         self.subwords = Subwords(tokenizer, max_tokens=max_tokens)
-        self.tokenizer_json = tokenizer
+        self.rebuild_options = {"tokenizer": tokenizer}
         self.embedding_dim = 2 * width
         self.tokens = nn.Embedding(self.subwords.size, width, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
         self.recurrent = nn.GRU(width, width, bidirectional=True, batch_first=True)
         self.norm = nn.LayerNorm(self.embedding_dim)
         nn.init.normal_(self.tokens.weight, std=0.5)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The recurrent layer."""
+        return [self.recurrent]
+
+    @property
+    def num_cut(self) -> int:
+        """Captions cut so far."""
+        return self.subwords.num_cut
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens at which captions are cut."""
+        return self.subwords.max_tokens
 
     def forward(self, captions: Sequence[str]) -> Tensor:
         """Encode B sentences to [B, embedding_dim]."""

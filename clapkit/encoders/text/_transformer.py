@@ -24,7 +24,7 @@ class TransformerTextTower(nn.Module):
 
     Attributes:
         embedding_dim: width of the output.
-        tokenizer_json: the tokenizer, to save beside the weights.
+        rebuild_options: the tokenizer, to save beside the weights.
         subwords: the tokenizer at work.
 
     Raises:
@@ -34,7 +34,7 @@ class TransformerTextTower(nn.Module):
     def __init__(self, tokenizer: str, *, width: int, num_layers: int, num_heads: int, max_tokens: int, dropout: float) -> None:
         super().__init__()
         self.subwords = Subwords(tokenizer, max_tokens=max_tokens)
-        self.tokenizer_json = tokenizer
+        self.rebuild_options = {"tokenizer": tokenizer}
         self.embedding_dim = width
         self.tokens = nn.Embedding(self.subwords.size, width, padding_idx=0)
         self.positions = nn.Parameter(torch.zeros(max_tokens, width))
@@ -44,6 +44,16 @@ class TransformerTextTower(nn.Module):
         preserve_variance(self)
         nn.init.normal_(self.tokens.weight, std=0.5)
         nn.init.normal_(self.positions, std=0.1)
+
+    @property
+    def num_cut(self) -> int:
+        """Captions cut so far."""
+        return self.subwords.num_cut
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens at which captions are cut."""
+        return self.subwords.max_tokens
 
     def forward(self, captions: Sequence[str]) -> Tensor:
         """Encode B sentences to [B, embedding_dim]."""

@@ -155,3 +155,17 @@ def test_folders_with_content_and_empty_shards_are_refused(tmp_path: Path, manif
         write_shards(manifest, tmp_path, tracker=tracker)
     with pytest.raises(ConfigError, match="--shard-size 0: expected at least 1"):
         write_shards(manifest, tmp_path / "s", samples_per_shard=0, tracker=tracker)
+
+
+def test_clips_that_lie_in_shards_are_exported_like_files(tmp_path: Path, manifest: Manifest, tracker: Tracker) -> None:
+    inside = [clip for clip in manifest if clip.audio.startswith("a/")]
+    (tmp_path / "packed").mkdir()
+    with tarfile.open(tmp_path / "packed" / "0.tar", "w") as archive:
+        archive.add(manifest.root / "a", "a")
+    packed = [replace(clip, audio=f"0.tar/{clip.audio}") for clip in inside]
+    for name, clips, root in (("files", inside, manifest.root), ("members", packed, tmp_path / "packed")):
+        of = Manifest.write(tmp_path / f"{name}.jsonl", clips, root=root, name=name)
+        assert write_shards(of, tmp_path / name, tracker=tracker)["num_failed"] == 0
+    files, found = (members(tmp_path / name / "train" / "000000.tar") for name in ("files", "members"))
+    assert found.keys() == files.keys()
+    assert all(found[name] == files[name] for name in files if not name.endswith(".json"))

@@ -3,12 +3,14 @@ import io
 import json
 import random
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clapkit import registry
+from clapkit.data.members import open_member
 from clapkit.errors import ConfigError, ManifestError
 from clapkit.types import Caption, Clip, DescribesCorpus, RecipeRequest, Rejection, SilentReporter
 
@@ -442,3 +444,86 @@ def test_no_tar_at_all_is_said(tmp_path: Path) -> None:
     assert isinstance(other, Rejection)
     assert "is empty (0 bytes)" in empty.reason
     assert "cannot be read after 0 files" in other.reason
+
+
+# In place ---------------------------------------------------------------------------------------------------------------
+
+
+def in_place(source: Path, folder: Path, options: dict[str, Any] | None = None) -> list[Clip | Rejection]:
+    return read(source, folder, {"unpack": "false"} | (options or {}))
+
+
+def test_without_unpacking_clips_name_the_member_and_nothing_is_written(tmp_path: Path) -> None:
+    first = shard(tmp_path / "s" / "train" / "0.tar", sample("7", {"text": "A dog."}, audio=b"fLaC...") + sample("x/8", {}))
+    shard(tmp_path / "s" / "test" / "0.tar", [("./a.b.wav", b"1"), ("a.b.txt", b"A cat.")])
+    items = clips(in_place(tmp_path / "s", tmp_path))
+    assert [(clip.id, clip.audio, clip.split) for clip in items] == [
+        ("test/0/a", "test/0.tar/a.b.wav", "test"),
+        ("train/0/7", "train/0.tar/7.flac", "train"),
+        ("train/0/x/8", "train/0.tar/x/8.flac", "train"),
+    ]
+    assert items[0].captions == (Caption("A cat."),)
+    assert not (tmp_path / "run").exists()
+    recipe = registry.build("recipe", "webdataset", {"unpack": "false"})
+    root = recipe.find_root(tmp_path / "s")
+    assert open_member(root / items[1].audio).read() == b"fLaC..."
+    # One shard alone: the root is its folder.
+    (clip, _) = clips(in_place(first, tmp_path))
+    assert recipe.find_root(first) / clip.audio == first / "7.flac"
+
+
+def test_clips_in_place_are_otherwise_those_that_are_unpacked(tmp_path: Path) -> None:
+    record = {"clapkit": {"id": "one", "audio": "x/a.wav", "duration_s": 1.0, "captions": [{"text": "Hund.", "lang": "de"}]}}
+    members = sample("0", record) + sample("1", {"text": ["A.", " "], "tag": ["dog"]}) + [("2.json", b"{}"), ("3.wav", b"")]
+    source = shard(tmp_path / "train" / "0.tar", members)
+    unpacked, kept = read(source, tmp_path), in_place(source, tmp_path)
+    assert rejections(unpacked) == rejections(kept)
+    assert [clip.audio for clip in clips(kept)] == ["0.tar/0.flac", "0.tar/1.flac"]
+    assert [replace(clip, audio="") for clip in clips(kept)] == [replace(clip, audio="") for clip in clips(unpacked)]
+
+
+def test_prepare_takes_the_shards_for_the_root_and_clears_nothing_away(tmp_path: Path) -> None:
+    recipe = registry.build("recipe", "webdataset", {"unpack": "false"})
+    assert not recipe.makes_audio
+    # `prepare` deletes whatever no clip names below the root of recipes that have a root_name.
+    assert not hasattr(recipe, "root_name")
+    unpacking = registry.build("recipe", "webdataset")
+    assert (unpacking.makes_audio, unpacking.root_name) == (True, "audio")
+
+
+@pytest.mark.parametrize("name", ["1.tar.gz", "1.tgz", "1.tar"])
+def test_compressed_shards_cannot_stay_in_place(tmp_path: Path, name: str) -> None:
+    shard(tmp_path / "0.tar", sample("a", {}))
+    compressed = shard(tmp_path / "x.tar.gz", sample("b", {}))
+    compressed.rename(tmp_path / name)
+    with pytest.raises(ConfigError, match=rf"{name}: is compressed \(gzip\), its sounds cannot be read in place; leave"):
+        in_place(tmp_path, tmp_path)
+
+
+def test_a_plain_shard_with_another_name_cannot_stay_in_place(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", sample("a", {})).rename(tmp_path / "0.tgz")
+    with pytest.raises(ConfigError, match="0.tgz: -O unpack=false needs shards whose names end in .tar; rename it"):
+        in_place(tmp_path, tmp_path)
+
+
+def test_a_name_that_no_manifest_can_hold_is_refused_in_place(tmp_path: Path) -> None:
+    source = shard(tmp_path / "0.tar", [("\udcff.wav", b"x"), ("a.wav", b"y")])
+    items = in_place(source, tmp_path)
+    assert [clip.audio for clip in clips(items)] == ["0.tar/a.wav"]
+    assert "its name is not UTF-8" in rejections(items)[0].reason
+
+
+@pytest.mark.parametrize(("cut", "kept"), [(1024 + 200, 0), (2048, 1), (2048 + 100, 1), (4096, 2)])
+def test_a_shard_that_is_cut_keeps_what_was_read_in_place_too(tmp_path: Path, cut: int, kept: int) -> None:
+    path = shard(tmp_path / "0.tar", sample("a", {"text": "A."}) + sample("b", {"text": "B."}))
+    path.write_bytes(path.read_bytes()[:cut])
+    items = in_place(path, tmp_path)
+    assert [clip.id for clip in clips(items)] == ["0/a", "0/b"][:kept]
+    assert "cannot be read" in rejections(items)[0].reason
+
+
+def test_hostile_members_are_refused_in_place_too(tmp_path: Path) -> None:
+    source = shard(tmp_path / "0.tar", [("../up.wav", b"x"), ("/abs.wav", b"x"), (".hidden.wav", b"x"), ("good.wav", b"x")])
+    items = in_place(source, tmp_path)
+    assert [clip.audio for clip in clips(items)] == ["0.tar/good.wav"]
+    assert len(rejections(items)) == 3

@@ -1,0 +1,196 @@
+"""Embeddings of a batch without a graph, and the way back from their gradients into the encoder.
+
+The loss needs the embeddings of all pairs at once, the encoder does not: it can be run on a few rows at a time, first to
+embed them, then, when the gradients of the embeddings are known, once more to pass these on. What is kept in between are
+embeddings and states of random generators. The gradient is that of the whole batch; the price is a second forward pass.
+
+Reference: Gao et al., Scaling deep contrastive learning batch size under memory limited setup, 2021, arXiv 2101.06983.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from clapkit.errors import ConfigError
+from clapkit.training.batch_norm import statistics_kept
+from clapkit.types import Batch
+
+REPEATABLE = 0.05
+"""Largest relative difference of an embedding between the two passes: above the rounding of bfloat16, below other draws."""
+
+
+class Encoder(Protocol):
+    """What the training needs of the dual encoder: the call for whole batches, the other two for chunks of them.
+
+    Languages are given where the batch has them.
+    """
+
+    def __call__(self, waveform: Tensor, num_samples: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Embed the clips and captions of a batch: audio [C, D] and text [B, D]."""
+        ...
+
+    def encode_audio(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
+        """Embed clips: [C, D]."""
+        ...
+
+    def encode_text(self, captions: Sequence[str]) -> Tensor:
+        """Embed captions: [B, D]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Embeddings of a batch.
+
+    Attributes:
+        audio: [C, D], without a graph.
+        text: [B, D], likewise.
+        backward: passes their gradients on to the parameters of the encoder; None where there is none. Raises ConfigError
+            if it has to embed rows again and they come out differently.
+    """
+
+    audio: Tensor
+    text: Tensor
+    backward: Callable[[Tensor | None, Tensor | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Where the encoder runs, and the autocast that it runs in; ``dtype`` None is none."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+
+    def __call__(self) -> torch.autocast:
+        """A fresh autocast: one that is entered twice would hand out weights that were cast without a graph."""
+        return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+
+def call_encoder(encoder: Any, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Embed a batch in one go; gives audio [C, D] and text [B, D]."""
+    languages = [batch.languages] if batch.languages else []
+    audio, text = encoder(batch.waveform.to(device), batch.num_samples.to(device), batch.captions, *languages)
+    return audio, text
+
+
+def encode(encoder: Any, batch: Batch, *, precision: Precision, chunk: int | None = None) -> Encoding:
+    """Embed a batch, to be followed by ``backward``.
+
+    Args:
+        encoder: in training mode, see ``Encoder``.
+        batch: C clips and B captions.
+        precision: of the encoder.
+        chunk: rows that are encoded at a time; None for all, whose graph is then kept.
+    """
+    return _encode_whole(encoder, batch, precision) if chunk is None else _encode_in_chunks(encoder, batch, precision, chunk)
+
+
+def _encode_whole(encoder: Any, batch: Batch, precision: Precision) -> Encoding:
+    with precision():
+        embedded = call_encoder(encoder, batch, precision.device)
+
+    def backward(*gradients: Tensor | None) -> None:
+        ways = [(x, g) for x, g in zip(embedded, gradients, strict=True) if g is not None and x.requires_grad]
+        if ways:
+            torch.autograd.backward([x for x, _ in ways], [g for _, g in ways])
+
+    return Encoding(embedded[0].detach(), embedded[1].detach(), backward)
+
+
+def _encode_in_chunks(encoder: Any, batch: Batch, precision: Precision, chunk: int) -> Encoding:
+    device = precision.device
+
+    def clips(rows: slice) -> Tensor:
+        embedded: Tensor = encoder.encode_audio(batch.waveform[rows].to(device), batch.num_samples[rows].to(device))
+        return embedded
+
+    def captions(rows: slice) -> Tensor:
+        languages = [batch.languages[rows]] if batch.languages else []
+        embedded: Tensor = encoder.encode_text(batch.captions[rows], *languages)
+        return embedded
+
+    audio_side = _Side(clips, len(batch.waveform), chunk=chunk, precision=precision)
+    text_side = _Side(captions, len(batch.captions), chunk=chunk, precision=precision)
+    audio, text = audio_side.embed(), text_side.embed()
+
+    def backward(audio_gradient: Tensor | None, text_gradient: Tensor | None) -> None:
+        after = _generators(device)
+        with statistics_kept(encoder):
+            audio_side.backward(audio_gradient)
+            text_side.backward(text_gradient)
+        _set_generators(after, device)  # as if nothing had been drawn twice
+
+    return Encoding(audio, text, backward)
+
+
+class _Side:
+    """The clips, or the captions, of a batch, encoded some rows at a time.
+
+    Args:
+        encode: gives the embeddings of some rows.
+        num_rows: of the batch.
+        chunk: most rows at a time; they are shared out evenly, so that none is left over alone.
+        precision: of the encoder.
+    """
+
+    def __init__(self, encode: Callable[[slice], Tensor], num_rows: int, *, chunk: int, precision: Precision) -> None:
+        self._encode, self._precision = encode, precision
+        num_chunks = -(-num_rows // chunk)
+        ends = [num_rows * number // num_chunks for number in range(num_chunks + 1)]
+        self._rows = [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+        self._states: list[list[Tensor]] = []
+        self._parts: list[Tensor] = []
+
+    @torch.no_grad()
+    def embed(self) -> Tensor:
+        """Embed all rows without a graph, and remember what was drawn on the way: [N, D]."""
+        for rows in self._rows:
+            self._states.append(_generators(self._precision.device))
+            with self._precision():
+                self._parts.append(self._encode(rows))
+        return torch.cat(self._parts)
+
+    def backward(self, gradient: Tensor | None) -> None:
+        """Encode all rows once more, with the same draws, and pass on their gradients [N, D]."""
+        if gradient is None:
+            return
+        differences = []
+        for rows, state, first in zip(self._rows, self._states, self._parts, strict=True):
+            _set_generators(state, self._precision.device)
+            with self._precision():
+                embedded = self._encode(rows)
+            differences.append(_largest_difference(embedded.detach(), first))
+            if embedded.requires_grad:
+                torch.autograd.backward(embedded, gradient[rows])
+        difference = float(torch.stack(differences).max())  # read once: it stalls a GPU
+        if difference > REPEATABLE:
+            raise ConfigError(
+                f"--grad-cache-chunk: embeddings of the second pass differ from those of the first by {difference:.0%}, so "
+                "that their gradients would be wrong; a tower draws outside torch's generators: leave --grad-cache-chunk out"
+            )
+
+
+def _largest_difference(embedded: Tensor, first: Tensor) -> Tensor:
+    """Largest distance of two embeddings [n, D] and [n, D] of a row, as a share of its length: a scalar."""
+    largest: Tensor = ((embedded - first).norm(dim=1) / first.norm(dim=1)).max()
+    return largest
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    """States of torch's generators of the processor and of a GPU."""
+    if device.type == "cuda":
+        return [torch.get_rng_state(), torch.cuda.get_rng_state(device)]
+    return [torch.get_rng_state(), *([torch.mps.get_rng_state()] if device.type == "mps" else [])]
+
+
+def _set_generators(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states[1])

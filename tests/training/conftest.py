@@ -1,0 +1,95 @@
+"""Real processes for the tests of training on several of them; each start costs seconds, so that tests share one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import clapkit
+
+WORKER = Path(__file__).with_name("worker.py")
+Seen = dict[str, list[dict[str, Any]]]
+"""Scenario -> what each process saved."""
+
+
+def launch(size: int, folder: Path, *scenarios: str) -> Seen:
+    """Run scenarios of ``worker.py`` on several processes, as torchrun would start them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = os.environ | {
+        "PYTHONPATH": str(Path(clapkit.__file__).parent.parent),
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    command = [sys.executable, "-W", "error", str(WORKER), str(folder), *scenarios]
+    workers = [
+        subprocess.Popen(
+            command,
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    try:
+        output = [worker.communicate(timeout=120)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    failed = [text for worker, text in zip(workers, output, strict=True) if worker.returncode]
+    assert not failed, "\n".join(failed)
+    return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(size)] for name in scenarios}
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """What two processes saw in every scenario but the last."""
+    folder = tmp_path_factory.mktemp("two")
+    seen = launch(2, folder, "exchange", "losses", "detached", "combined", "normalised", "together")
+    seen["folder"] = [{"path": folder}]
+    return seen
+
+
+@pytest.fixture(scope="session")
+def resumed_by(two_processes: Seen, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[str, Any]]]:
+    """What some other number of processes saw when it went on with the checkpoint of the two."""
+
+    def resume(size: int) -> list[dict[str, Any]]:
+        folder = tmp_path_factory.mktemp("resumed")
+        shutil.copytree(two_processes["folder"][0]["path"] / "stopped", folder / "two")
+        return launch(size, folder, "resume_of_two")["resume_of_two"]
+
+    return resume
+
+
+@pytest.fixture(scope="session")
+def left_alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two processes saw when the second one could not go on."""
+    return launch(2, tmp_path_factory.mktemp("left"), "left_alone")["left_alone"]
+
+
+@pytest.fixture(scope="session")
+def worker() -> ModuleType:
+    """``worker.py`` as a module: the encoder, batches and runs of its scenarios, for tests in this process."""
+    spec = importlib.util.spec_from_file_location("clapkit_test_worker", WORKER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look it up
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,99 @@
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clapkit import registry
+from clapkit.training.distributed import OneProcess
+from clapkit.training.whole_batch import gather_batch, gradient_of_own_rows, sum_gradients
+
+Seen = dict[str, list[dict[str, Any]]]
+FORMS = [*registry.names("loss"), "infonce targets=soft", "svr radius=static", "svr base=siglip", "infonce schedule=mmts"]
+EXACT = 1e-12  # float64
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], *, atol: float = EXACT) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_every_loss_is_looked_at(two_processes: Seen) -> None:
+    assert set(two_processes["losses"][0]) == set(FORMS)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_processes_have_loss_and_gradients_of_one(two_processes: Seen, form: str) -> None:
+    first, second = (seen[form] for seen in two_processes["losses"])
+    assert_same(first["together"]["gradients"], first["alone"]["gradients"])
+    assert any(name.startswith("encoder.text") for name in first["alone"]["gradients"])
+    assert all(gradient.norm() > 0 for name, gradient in first["alone"]["gradients"].items() if name.startswith("encoder"))
+    assert_same(first["together"]["weights"], first["alone"]["weights"])
+    for record, expected in zip(first["together"]["records"], first["alone"]["records"], strict=True):
+        assert record == pytest.approx(expected, rel=1e-10)
+    # What one process holds, all hold, bit for bit; else they would drift apart.
+    for kind in ("gradients", "weights"):
+        ours, theirs = first["together"][kind], second["together"][kind]
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_there_are_positives_across_the_processes(worker: ModuleType) -> None:
+    batch = next(worker.Batches(OneProcess()).epoch(0))
+    across = batch.positives()[:4, 4:]  # pairs of the one process with those of the other
+    assert across.any()
+    assert not across.all()
+
+
+def test_gathering_without_gradients_and_averaging_would_give_half_of_it(two_processes: Seen) -> None:
+    """The factor that a sum of exact parts does not have: 1 / size."""
+    seen = two_processes["detached"][0]
+    for naive, whole in zip(seen["naive"], seen["whole"], strict=True):
+        torch.testing.assert_close(2 * naive, whole, rtol=1e-10, atol=EXACT)
+        assert not torch.allclose(naive, whole)
+
+
+@pytest.mark.parametrize("case", ["whole", "chunks", "accumulated", "batch norm", "clipped", "fp16"])
+def test_two_processes_take_the_steps_of_one(two_processes: Seen, case: str) -> None:
+    seen = two_processes["combined"][0][case]
+    # A bias in front of a batch norm has no gradient but rounding, of which Adam makes steps of a visible size.
+    atol = 1e-8 if case == "batch norm" else EXACT
+    assert_same(seen["together"]["weights"], seen["alone"]["weights"], atol=atol)
+    steps = [record for record in seen["alone"]["records"] if "loss" in record]
+    assert len(steps) == {"accumulated": 3, "batch norm": 4, "clipped": 3, "fp16": 3}.get(case, 1)
+    for record, expected in zip(seen["together"]["records"], seen["alone"]["records"], strict=True):
+        assert record == pytest.approx(expected, rel=1e-9)
+
+
+def test_chunks_of_parts_are_the_whole_batch(two_processes: Seen) -> None:
+    seen = two_processes["combined"][0]
+    assert_same(seen["chunks"]["together"]["gradients"], seen["whole"]["alone"]["gradients"])
+
+
+def test_one_process_gathers_leaves(worker: ModuleType) -> None:
+    batch = next(worker.Batches(OneProcess()).epoch(0))
+    graph = torch.randn(4, 3, requires_grad=True) * 2
+    whole = gather_batch(batch, graph, torch.randn(8, 3), processes=OneProcess())
+    assert whole.audio.is_leaf
+    assert whole.audio.requires_grad
+    assert whole.text.requires_grad
+    assert torch.equal(whole.audio_row, batch.audio_row)
+    assert torch.equal(whole.positives, batch.positives())
+    assert torch.equal(whole.index, batch.index)
+    assert gradient_of_own_rows(whole.audio, processes=OneProcess()) is None
+    whole.audio.sum().backward()
+    assert torch.equal(gradient_of_own_rows(whole.audio, processes=OneProcess()), torch.ones(4, 3))
+
+
+def test_a_layer_that_one_process_has_dropped_is_trained_alike_everywhere(two_processes: Seen) -> None:
+    first, second = two_processes["together"]
+    assert torch.equal(first["rare"], second["rare"])
+    assert first["rare"].norm() > 0
+
+
+def test_a_parameter_that_nobody_has_used_keeps_no_gradient(two_processes: Seen) -> None:
+    assert "encoder.rare.weight" not in two_processes["losses"][0]["infonce"]["together"]["gradients"]
+    unused = torch.nn.Parameter(torch.ones(2))
+    sum_gradients([unused], processes=OneProcess())
+    assert unused.grad is None
