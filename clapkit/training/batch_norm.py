@@ -59,7 +59,8 @@ class _OverProcesses(_BatchNorm):
         return output.to(input.dtype)
 
     def _sum(self, values: Tensor) -> Tensor:
-        total: Tensor = _SumOverProcesses.apply(values, self.processes)  # type: ignore[no-untyped-call]
+        add_up: Any = _SumOverProcesses.apply  # typed in some versions of torch and not in others
+        total: Tensor = add_up(values, self.processes)
         return total
 
     @torch.no_grad()
