@@ -95,7 +95,13 @@ def test_it_trains_and_is_measured_without_a_trace(options: dict[str, Any], tone
     assert all("infonce_force_cos_global" in record and "modality_gap" in record for record in drift)
 
 
-@pytest.mark.parametrize("options", COMBINATIONS[-6:] + [SVR_MMTS], ids=name_of)
+RESUMED = [
+    pytest.param(options, marks=() if options in (COMBINATIONS[-1], SVR_MMTS) else pytest.mark.slow, id=name_of(options))
+    for options in COMBINATIONS[-6:] + [SVR_MMTS]
+]
+
+
+@pytest.mark.parametrize("options", RESUMED)
 def test_a_run_that_was_cut_resumes_to_the_same_weights(options: dict[str, Any], tones: Path, tmp_path: Path) -> None:
     # Ends in the middle of an epoch, after a search of the sampler that searches.
     options = {"max_steps": 11, "save_every": 3} | options

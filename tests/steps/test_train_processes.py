@@ -82,6 +82,7 @@ def test_a_batch_that_cannot_be_shared_evenly_is_an_error_and_not_a_hang(trained
     assert "error: --batch-size 6" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_with_one(trained, clapkit_call, monkeypatch):
     runs, _ = trained
     monkeypatch.chdir(runs.parent.parent)
