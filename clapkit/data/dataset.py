@@ -7,17 +7,17 @@ does not depend on threads, on earlier batches or on where a run was resumed.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from clapkit.data.ahead import DecodingAhead, Place
 from clapkit.data.decoded import AudioCache, DecodedClips
 from clapkit.data.manifest import Manifest
 from clapkit.data.samplers import BatchSampler
@@ -118,6 +118,7 @@ class TrainingBatches:
         self._different = [_different(captions) for captions in self._captions]
         self.num_short_of_captions = sum(len(numbers) < captions_per_clip for numbers in self._different)
         self._caption_keys, self._clip_keys, self._label_keys = identity_keys(manifest.clips, positives)
+        self._ahead: DecodingAhead[_Pending] | None = None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -130,17 +131,28 @@ class TrainingBatches:
         Raises:
             AudioError: if a file cannot be decoded.
         """
-        batches = self.sampler.epoch(epoch)[first:, self._share]
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
-        waiting = iter(batches)
-        ahead: deque[_Pending] = deque()
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or not ahead.comes_to((epoch, first)):
+            if ahead is not None:
+                ahead.close()
+            ahead = DecodingAhead(self._stream(epoch, first), self._start, threads=self.workers)
+        left = self.batches_per_epoch - first
         try:
-            for _ in range(len(batches)):
-                for rows in islice(waiting, self._batches_ahead(batches.shape[1]) - len(ahead)):
-                    ahead.append(self._start(pool, rows, [self._draw(int(row), epoch) for row in rows]))
-                yield self._collate(ahead.popleft())
+            while left:
+                batch = self._collate(ahead.take(self._batches_ahead(self._share.stop - self._share.start)))
+                left -= 1
+                yield batch
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            if left:
+                ahead.close()
+            else:
+                self._ahead = ahead  # what it holds is the start of the next epoch
+
+    def close(self) -> None:
+        """Stop decoding; after it, an epoch can be asked for again."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
     def example(self, row: int, epoch: int) -> Example:
         """Draw the captions of one clip for one epoch, and a window of its sound where it is longer than that."""
@@ -161,7 +173,7 @@ class TrainingBatches:
         rows = np.asarray(rows, dtype=np.int64)
         drawn = [_Drawn(np.resize(self._different[row], captions_per_clip).tolist(), 0) for row in rows]
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
-            return self._collate(self._start(pool, rows, drawn))
+            return self._collate(self._pending(pool, rows, drawn))
 
     def state_dict(self) -> dict[str, Any]:
         """What the sampler keeps between epochs, for the checkpoint."""
@@ -173,7 +185,17 @@ class TrainingBatches:
         Raises:
             CheckpointError: if it is of another sampler.
         """
+        self.close()
         self.sampler.load_state_dict(state)
+
+    def _stream(self, epoch: int, first: int) -> Iterator[tuple[Place, np.ndarray]]:
+        """Places and clips of all batches from here on, or to the end of the epoch where the next is not yet known."""
+        for number in count(epoch):
+            begin = first if number == epoch else 0
+            for batch, rows in enumerate(self.sampler.epoch(number)[begin:, self._share], start=begin):
+                yield (number, batch), rows
+            if not self.sampler.known_ahead:
+                return
 
     def _draw(self, row: int, epoch: int) -> _Drawn:
         draw = np.random.default_rng([self.seed, epoch, row])
@@ -190,7 +212,10 @@ class TrainingBatches:
         affordable = _MAX_BYTES_AHEAD // (4 * num_clips * self.spec.window_samples)
         return max(_FEWEST_BATCHES_AHEAD, min(wanted, affordable))
 
-    def _start(self, pool: ThreadPoolExecutor, rows: np.ndarray, drawn: list[_Drawn]) -> _Pending:
+    def _start(self, pool: ThreadPoolExecutor, place: Place, rows: np.ndarray) -> _Pending:
+        return self._pending(pool, rows, [self._draw(int(row), place[0]) for row in rows])
+
+    def _pending(self, pool: ThreadPoolExecutor, rows: np.ndarray, drawn: list[_Drawn]) -> _Pending:
         """Have the clips of a batch decoded, each straight into its row."""
         waveform = np.zeros((len(rows), self.spec.window_samples), dtype=np.float32)  # [C, T]
         each = max(1, len(rows) // (_TASKS_OF_A_THREAD * self.workers))

@@ -48,6 +48,8 @@ class MinedBatches:
         ShapeError: if ``groups`` has not N entries.
     """
 
+    known_ahead = False  # a search needs the weights of its epoch
+
     def __init__(
         self,
         num_rows: int,

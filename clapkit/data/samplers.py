@@ -22,10 +22,12 @@ class BatchSampler(Protocol):
     Attributes:
         batch_size: clips in a batch.
         batches_per_epoch: the same in every epoch, because the length of a training is counted in steps.
+        known_ahead: whether ``epoch`` may be asked before the epochs in front of it have been trained on.
     """
 
     batch_size: int
     batches_per_epoch: int
+    known_ahead: bool
 
     def epoch(self, epoch: int) -> np.ndarray:
         """The batches of one epoch, int64 [batches_per_epoch, batch_size]; no row occurs twice."""
@@ -53,6 +55,8 @@ class RandomBatches:
     Raises:
         ConfigError: if no batch can be filled or a batch holds no negative.
     """
+
+    known_ahead = True
 
     def __init__(self, num_rows: int, batch_size: int, *, seed: int) -> None:
         _check_size(num_rows, batch_size)
@@ -92,6 +96,8 @@ class ClusterBatches:
     Raises:
         ConfigError: if no cluster fills a batch or a batch holds no negative.
     """
+
+    known_ahead = True
 
     def __init__(self, clusters: np.ndarray, batch_size: int, *, seed: int) -> None:
         _check_size(len(clusters), batch_size)
@@ -141,6 +147,8 @@ class UniqueCaptionBatches:
     Raises:
         ConfigError: if there are fewer groups than a batch has clips, or a batch holds no negative.
     """
+
+    known_ahead = True
 
     def __init__(self, groups: np.ndarray, batch_size: int, *, seed: int) -> None:
         _check_size(len(groups), batch_size)
@@ -195,6 +203,8 @@ class ShardBatches:
     Raises:
         ConfigError: if no batch can be filled or a batch holds no negative.
     """
+
+    known_ahead = True
 
     def __init__(self, shards: np.ndarray, batch_size: int, *, seed: int, open_shards: int = 8) -> None:
         _check_size(len(shards), batch_size)

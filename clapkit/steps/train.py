@@ -225,6 +225,8 @@ def _fit(setting: _Setting, trainer: Trainer, validator: Validator, *, begin: Ca
         except Interrupted:
             reporter.say(f"stopped and saved; go on with: clapkit train --resume --run-dir {run_dir.path}")
             raise
+        finally:
+            trainer.batches.close()
 
 
 def _say_validation(record: Mapping[str, Any], plan: Plan, reporter: Reporter) -> None:

@@ -59,6 +59,10 @@ class Batches(Protocol):
         """Take up what ``state_dict`` gave."""
         ...
 
+    def close(self) -> None:
+        """Stop what was begun for batches that nobody will ask for."""
+        ...
+
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop; its state is saved."""

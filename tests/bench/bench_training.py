@@ -3,11 +3,11 @@
     python tests/bench/bench_training.py --threads 1
     python tests/bench/bench_training.py --parts throughput memory
 
-``throughput`` trains the towers ``small`` from wav and from flac files that it makes, without a cache and, in memory, with one,
-and beside them from the same batches decoded beforehand; all take turns within one run, each turn a whole epoch with its cold
-start. ``memory`` takes two steps of each kind in a fresh process and reads its high-water mark (Linux only); the towers are
-``light``, whose batch norms need no batch. It says what the step takes on top of the process, with and without the waveforms of
-the batch, which no chunk makes smaller. ``loss`` does the same for the loss alone, in blocks of rows and whole. ``gpu`` needs a
+``throughput`` trains the towers ``small`` from wav and from flac files that it makes, without a cache and with the default one,
+which holds a corpus of this size in memory, and beside them from the same batches decoded beforehand; all take turns within one
+run, each turn a whole epoch. ``memory`` takes two steps of each kind in a fresh process and reads its high-water mark (Linux
+only). It says what the step takes on top of the process, with and without the waveforms of the batch, which no chunk makes
+smaller. ``loss`` does the same for the loss alone, in blocks of rows and whole. ``gpu`` needs a
 CUDA device and says so where there is none.
 """
 
@@ -77,6 +77,9 @@ class DecodedBefore:
     def load_state_dict(self, state: object) -> None:
         """Nothing to take up."""
 
+    def close(self) -> None:
+        """Nothing to stop."""
+
 
 def make_corpus(folder: Path, suffix: str, *, num_clips: int, seconds: float, sample_rate: int) -> Manifest:
     """Coloured noise with a tone, as files of one format."""
@@ -95,10 +98,10 @@ def make_corpus(folder: Path, suffix: str, *, num_clips: int, seconds: float, sa
     return Manifest(tuple(clips), root=folder, name=suffix, fingerprint=suffix)
 
 
-def make_encoder(name: str = "small") -> DualEncoder:
+def make_encoder() -> DualEncoder:
     torch.manual_seed(0)
     return DualEncoder(
-        name, name, embedding_dim=512, text_options={"captions": [f"{word} {n}" for word in WORDS for n in range(9)]}
+        "small", "small", embedding_dim=512, text_options={"captions": [f"{word} {n}" for word in WORDS for n in range(9)]}
     )
 
 
@@ -134,7 +137,7 @@ def train(trainer: Trainer, *, steps: int) -> tuple[float, float]:
 def throughput(arguments: argparse.Namespace, place: Path) -> None:
     workers = decode_threads(None, is_model_on_cpu=True)
     trainers = {}
-    caches: dict[str, AudioCache] = {"wav": "none", "flac": "none", "flac, cached": "memory"}
+    caches: dict[str, AudioCache] = {"wav": "none", "wav, default": "auto", "flac": "none", "flac, default": "auto"}
     for name, cache in caches.items():
         suffix = name.partition(",")[0]
         folder = place / suffix
@@ -171,12 +174,12 @@ def throughput(arguments: argparse.Namespace, place: Path) -> None:
 
 def memory(arguments: argparse.Namespace, place: Path) -> None:
     peaks = {}
-    for batch_size, chunk in ((32, None), (512, 32), (512, None)):
+    for batch_size, chunk in ((32, None), (512, 32), (512, 16), (512, 8), (512, None)):
         command = [sys.executable, __file__, "--step", str(batch_size), str(chunk or 0), "--threads", str(arguments.threads)]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         peaks[batch_size, chunk] = [int(number) for number in output.split()]
     plain = peaks[32, None]
-    print("memory of a step, towers light, infonce, MiB (share of the first line): of the step with its batch, without the")
+    print("memory of a step, towers small, infonce, MiB (share of the first line): of the step with its batch, without the")
     print("waveforms of the batch, and of the whole process with its libraries")
     for (batch_size, chunk), found in peaks.items():
         kind = "plain" if chunk is None else f"chunks of {chunk}"
@@ -212,7 +215,7 @@ def one_loss(name: str, form: str, size: int) -> None:
 
 def one_step(batch_size: int, chunk: int) -> None:
     """Take two steps and print the high-water mark of this process: of the step, without its waveforms, and whole, in MiB."""
-    encoder = make_encoder("light")
+    encoder = make_encoder()
     spec = encoder.audio_spec
     for _ in range(2):  # of torch's own start-up
         encoder(torch.zeros(2, spec.window_samples), torch.full((2,), spec.window_samples), ["a", "b"])

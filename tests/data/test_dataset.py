@@ -99,6 +99,7 @@ def test_several_captions_of_a_clip_share_one_waveform(described: Manifest, monk
     monkeypatch.setattr(
         DecodedClips, "read", lambda self, row, out, **where: spans.append(row) or read(self, row, out, **where)
     )
+    monkeypatch.setattr(RandomBatches, "known_ahead", False)
     batch = next(source.epoch(0))
     assert sorted(spans) == [0, 1, 2, 3]
     assert batch.waveform.shape == (4, 8000)
@@ -239,6 +240,7 @@ def test_a_process_decodes_only_its_part(ramp: Manifest, monkeypatch: pytest.Mon
     rows: list[int] = []
     read = DecodedClips.read
     monkeypatch.setattr(DecodedClips, "read", lambda self, row, out, **where: rows.append(row) or read(self, row, out, **where))
+    monkeypatch.setattr(RandomBatches, "known_ahead", False)
     (batch,) = part_of(ramp, (1, 2), size=4).epoch(0)
     assert sorted(rows) == sorted(batch.index.tolist())
     assert len(rows) == 2
@@ -349,3 +351,50 @@ def test_a_clip_without_caption_is_named(tmp_path: Path) -> None:
     manifest = Manifest.write(tmp_path / "manifest.jsonl", clips, root=tmp_path, name="mute")
     with pytest.raises(ManifestError, match="4 clips have no caption, first 0"):
         batches(manifest)
+
+
+def decoded_rows(source: TrainingBatches, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows whose decoding has begun, as it goes on."""
+    begun: list[int] = []
+    start = TrainingBatches._start
+    monkeypatch.setattr(
+        TrainingBatches, "_start", lambda self, pool, place, rows: (begun.extend(rows), start(self, pool, place, rows))[1]
+    )
+    return begun
+
+
+def test_the_next_epoch_is_decoded_while_the_last_batches_of_this_one_are_trained_on(
+    ramp: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, source = batches(ramp), batches(ramp)
+    expected = [next(plain.epoch(number)) for number in (0, 1, 2)]
+    begun = decoded_rows(source, monkeypatch)
+    found = [next(source.epoch(number)) for number in (0, 1, 2)]  # an epoch has one batch
+    assert len(begun) == 4 * 5  # three, and two that are ahead: none was begun twice
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.waveform, other.waveform)
+        assert one.captions == other.captions
+    source.close()
+    assert torch.equal(next(source.epoch(3)).waveform, next(plain.epoch(3)).waveform)
+
+
+def test_another_epoch_than_the_next_can_be_asked_for(ramp: Manifest) -> None:
+    source = batches(ramp)
+    list(source.epoch(0))
+    assert torch.equal(next(source.epoch(7)).waveform, next(batches(ramp).epoch(7)).waveform)
+
+
+def test_an_epoch_that_depends_on_the_weights_is_not_drawn_before_its_time(ramp: Manifest) -> None:
+    class Mined(RandomBatches):
+        known_ahead = False
+        drawn: list[int] = []
+
+        def epoch(self, epoch: int) -> np.ndarray:
+            self.drawn.append(epoch)
+            return super().epoch(epoch)
+
+    source = TrainingBatches(ramp, SPEC, sampler=Mined(4, 2, seed=0), positives="clip", seed=0, workers=1)
+    assert len(list(source.epoch(0))) == 2
+    assert Mined.drawn == [0]
+    list(source.epoch(1))
+    assert Mined.drawn == [0, 1]
