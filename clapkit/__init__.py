@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clapkit.encoders.dual import DualEncoder
     from clapkit.errors import ClapkitError
     from clapkit.index.table import EmbeddingTable
+    from clapkit.library import Model, load
     from clapkit.metrics.retrieval import evaluate_retrieval
     from clapkit.metrics.zero_shot import evaluate_zero_shot
     from clapkit.registry import build, names
@@ -33,10 +34,12 @@ _HOMES = {
     "Hit": "clapkit.types",
     "LossOutput": "clapkit.types",
     "Manifest": "clapkit.data.manifest",
+    "Model": "clapkit.library",
     "RunDir": "clapkit.run_dir",
     "build": "clapkit.registry",
     "evaluate_retrieval": "clapkit.metrics.retrieval",
     "evaluate_zero_shot": "clapkit.metrics.zero_shot",
+    "load": "clapkit.library",
     "names": "clapkit.registry",
 }
 
@@ -51,10 +54,12 @@ __all__ = [
     "Hit",
     "LossOutput",
     "Manifest",
+    "Model",
     "RunDir",
     "build",
     "evaluate_retrieval",
     "evaluate_zero_shot",
+    "load",
     "names",
 ]
 

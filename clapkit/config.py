@@ -216,7 +216,7 @@ class EmbedConfig(CommonConfig):
     """Options of ``clapkit embed``."""
 
     inputs: tuple[str, ...] = option(
-        (), "prepare run, manifest, audio files, folders, - for paths on standard input, or a text file.", argument=True
+        (), "prepare run, manifest, audio files, folders, - for paths on standard input, a text file, or .npy.", argument=True
     )
     model: str | None = option(
         None, "train run, model folder, CLAP folder or file, or a name of the Hub. [default: the newest train run]"
@@ -233,6 +233,20 @@ class EmbedConfig(CommonConfig):
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Autocast of the encoders.")
     store: Literal["fp16", "fp32"] = option("fp16", "Number format on disk.")
     workers: int | None = option(None, "Threads that load audio. [default: one per core]", identity=False)
+    ids: Path | None = option(
+        None, "Metadata of a .npy input, one row per vector: Parquet, CSV or JSON lines. [default: beside it]"
+    )
+    shard: str | None = option(None, "Embed only part i of n, i/n with i from 0; embed --merge puts the parts together.")
+    merge: bool = option(False, "The inputs are embed runs, the parts of one table.")
+    update: bool = option(
+        False, "Bring a finished run up to date: embed what is new or changed, drop what is gone.", identity=False
+    )
+    resume: bool = option(False, "Go on with an unfinished run; clips that it has are not embedded again.", identity=False)
+    cache: Path | None = option(
+        None, "File that keeps vectors by sound, model and policy, for this and later runs.", identity=False
+    )
+    index: Literal["none", "ivf", "hnsw"] = option("none", "Also build an approximate index, with its recall.")
+    push: str | None = option(None, "Also load the vectors into an engine: lance:DIR, milvus:FILE.db, milvus+http://HOST/NAME.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,14 +255,32 @@ class RetrieveConfig(CommonConfig):
 
     query: tuple[str, ...] = option((), "What to look for, in words.", argument=True)
     audio: tuple[str, ...] = option((), "Audio file to look for similar items of; repeatable.")
+    like: tuple[str, ...] = option((), "Id or path of an item of the table to look for similar ones of; repeatable.")
+    vectors: Path | None = option(None, "Queries as vectors of the model: .npy, one per row.")
     queries: Path | None = option(None, "Text file with one query per line.")
-    embeddings: str | None = option(None, "embed run to search. [default: the newest embed run]")
-    target: Literal["audio", "text"] = option("audio", "Search sounds or captions.")
+    minus: tuple[str, ...] = option((), "What the hits should not be like, in words; repeatable.")
+    minus_audio: tuple[str, ...] = option((), "The same as an audio file; repeatable.")
+    minus_weight: float = option(0.5, "Share of it that is subtracted from each query.")
+    combine: bool = option(False, "Make one query of all that are given, the mean of their vectors.")
+    embeddings: str | None = option(None, "embed run, or vectors of any model as .npy. [default: the newest embed run]")
+    ids: Path | None = option(
+        None, "Metadata of a .npy table, one row per vector: Parquet, CSV or JSON lines. [default: beside it]"
+    )
+    model: str | None = option(None, "Model that made a .npy table, for queries of words or sound.")
+    target: Literal["audio", "text", "both"] = option("audio", "Search sounds, captions, or both.")
     lang: str | None = option(None, "Language of the queries, for towers that ask for it, ISO 639-1. [default: en]")
     k: int = option(10, "Hits per query.", flags=("-k",))
     min_score: float | None = option(None, "Drop hits below this cosine.")
     where: str | None = option(None, "Only items that satisfy this expression, for example \"split == 'test'\".")
-    index: str = option("exact", "Search back end.", plugin="index")
+    group_by: Literal["none", "file"] = option("none", "One hit per item of the table, or per file with its best spans.")
+    fold: bool = option(False, "Fold items of the same sound into the best of them.")
+    hybrid: bool = option(False, "Also rank by the words of names, labels and captions, and join both rankings.")
+    index: str = option("exact", "exact, ivf, hnsw, lance:DIR, milvus:FILE.db or milvus+http://HOST:PORT/COLLECTION.")
+    interactive: bool = option(False, "Ask for queries until the end of input; the model is loaded once.", identity=False)
+    copy_to: Path | None = option(None, "Copy the sounds that were found into this folder.", identity=False)
+    open: bool = option(False, "Open the best hit with the program of the desktop.", identity=False)
+    playlist: Path | None = option(None, "Write the hits as a playlist (.m3u8).", identity=False)
+    csv: Path | None = option(None, "Write the hits as a table (.csv).", identity=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from clapkit.errors import RunDirError
 from clapkit.files import atomic_path, read_json, to_json, to_json_line
 
 STEPS = ("prepare", "train", "embed", "retrieve", "eval")
+_KEPT_UPDATES = 100
 _LIBRARIES = (
     "clapkit",
     "torch",
@@ -51,6 +52,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._record: dict[str, Any] = {}
+        self._update: dict[str, Any] | None = None
         self._lock: IO[str] | None = None
 
     # Paths ------------------------------------------------------------------------------------------------------------
@@ -156,15 +158,66 @@ class RunDir:
         run._write_record()
         return run
 
+    @classmethod
+    def reopen(cls, path: Path, *, step: str, config: Mapping[str, Any], argv: Sequence[str] = ()) -> RunDir:
+        """Lock a finished run to bring it up to date, and note that in ``updates`` of its ``run.json``.
+
+        The run stays finished all the time: ``finish`` replaces its result, ``fail`` leaves it as it is.
+
+        Args:
+            path: the directory.
+            step: the command that must have made it.
+            config: the resolved configuration of the update, JSON values.
+            argv: the command line.
+
+        Raises:
+            RunDirError: if it holds no finished run of this step, is in use, or cannot be written.
+        """
+        run = cls(path)
+        if not run.run_json.is_file():
+            raise RunDirError(f"{path}: holds no run; name a finished run of {step}")
+        run._acquire_lock()
+        try:
+            record = run._read_record()
+            if record.get("step") != step:
+                raise RunDirError(f"{path}: is no {step} run but one of {record.get('step')}; name another")
+            if not run.finished:
+                raise RunDirError(f"{path}: the {step} run is not finished (no result.json); go on with it by --resume")
+        except BaseException:
+            run.release()
+            raise
+        run._drop_leftovers()
+        earlier = record.get("updates", [])[1 - _KEPT_UPDATES :]
+        for update in earlier:  # nobody else holds the lock: what is not over was killed
+            if update["status"] == "running":
+                update["status"] = "interrupted"
+        run._update = {
+            "argv": list(argv),
+            "config": dict(config),
+            "inputs": [],
+            "versions": _versions(),
+            "device": None,
+            "git_revision": _git_revision(),
+            "status": "running",
+            "started_at": now(),
+            "finished_at": None,
+        }
+        run._record = record | {"updates": [*earlier, run._update]}
+        run._write_record()
+        return run
+
+    def _drop_leftovers(self) -> None:
+        """Delete what a process left that was killed while it wrote."""
+        for entry in self.path.glob(".*.tmp"):
+            entry.unlink()
+
     def _claim(self, step: str, *, overwrite: bool, resume: bool) -> None:
         entries = [entry for entry in self.path.iterdir() if entry.name != ".lock"]
         if not entries:
             return
         if resume and self.run_json.exists() and self._read_record().get("step") == step:
             self.result_json.unlink(missing_ok=True)
-            for entry in entries:  # of a process that was killed while it wrote
-                if entry.name.startswith(".") and entry.name.endswith(".tmp"):
-                    entry.unlink()
+            self._drop_leftovers()
             return
         if not overwrite:
             state = "a finished run" if self.result_json.exists() else "files"
@@ -225,7 +278,9 @@ class RunDir:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write ``run.json`` and then ``result.json``, delete the run that this one replaces, and release the lock."""
-        self._record |= {"status": "finished", "finished_at": now()}
+        self._noted.update(status="finished", finished_at=now())
+        if self._update is not None:
+            self._record["inputs"] = self._update["inputs"]
         self._write_record()
         self.write_json(self.result_json, result)
         shutil.rmtree(self._replaced, ignore_errors=True)
@@ -233,15 +288,23 @@ class RunDir:
 
     def fail(self, status: str) -> None:
         """Note in ``run.json`` that the run ended early (``failed`` or ``interrupted``), and release the lock."""
-        self._record |= {"status": status, "finished_at": now()}
+        self._noted.update(status=status, finished_at=now())
         self._write_record()
         self.release()
+
+    @property
+    def _noted(self) -> dict[str, Any]:
+        """What ``run.json`` says of this call."""
+        return self._record if self._update is None else self._update
 
     def discard_if_empty(self) -> None:
         """Remove a run that left nothing but its record; the run that it should have replaced comes back."""
         bookkeeping = {self.run_json.name, self.log_path.name, ".lock", self._replaced.name}
-        if any(entry.name not in bookkeeping for entry in self.path.iterdir()):
+        others = [entry for entry in self.path.iterdir() if entry.name not in bookkeeping]
+        if self._update is not None or not all(_is_empty_folder(entry) for entry in others):
             return
+        for folder in others:
+            folder.rmdir()
         if not self._replaced.exists():
             shutil.rmtree(self.path)
             return
@@ -256,13 +319,13 @@ class RunDir:
     def add_input(self, path: Path, fingerprint: str) -> None:
         """Record an artefact that this run reads, with the hash of its content."""
         entry = {"path": os.fspath(path), "fingerprint": fingerprint}
-        if entry not in self._record["inputs"]:  # a run that goes on reads it again
-            self._record["inputs"].append(entry)
+        if entry not in self._noted["inputs"]:  # a run that goes on reads it again
+            self._noted["inputs"].append(entry)
         self._write_record()
 
     def set_device(self, device: str) -> None:
         """Record the device that was used."""
-        self._record["device"] = device
+        self._noted["device"] = device
         self._write_record()
 
     def write_json(self, path: Path, value: Any) -> None:
@@ -317,6 +380,10 @@ def _delete(entry: Path) -> None:
         shutil.rmtree(entry)
     else:
         entry.unlink(missing_ok=True)
+
+
+def _is_empty_folder(entry: Path) -> bool:
+    return entry.is_dir() and not entry.is_symlink() and not any(entry.iterdir())
 
 
 def _versions() -> dict[str, str]:

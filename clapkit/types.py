@@ -198,17 +198,46 @@ class LossOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class HitSpan:
+    """A part of a file that answers a query: its seconds, and the cosine of its best window."""
+
+    start_s: float | None
+    end_s: float | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
-    """One item found for a query; ``rank`` starts at 1, ``score`` is a cosine, higher is better."""
+    """One item found for a query.
+
+    Attributes:
+        rank: from 1.
+        score: cosine of query and item, higher is better.
+        z_score: how unusual that is here: standard deviations above the mean cosine of the query with all items searched
+            in; None where there are too few items to say, or nobody counted.
+        modality: ``audio`` or ``text``.
+        id: of the clip.
+        path: of its file.
+        start_s: start of the best span, in seconds of the file.
+        end_s: end of it.
+        spans: parts of the file that answer, best first.
+        captions: of the clip, or the one that was found.
+        labels: of the clip.
+        also: paths of further items of the same sound that were folded into this one.
+    """
 
     rank: int
     score: float
+    z_score: float | None
+    modality: Literal["audio", "text"]
     id: str
     path: str
     start_s: float | None
     end_s: float | None
+    spans: tuple[HitSpan, ...]
     captions: tuple[str, ...]
     labels: tuple[str, ...]
+    also: tuple[str, ...] = ()
 
 
 class Objective(Protocol):

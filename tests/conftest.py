@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from clapkit.encoders.pretrained import quiet_libraries
 from clapkit.types import Caption, Clip
 
 SAMPLE_RATE = 8000
+# Tests run side by side (-n), and so do the processes that they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

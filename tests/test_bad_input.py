@@ -441,7 +441,7 @@ def test_an_empty_query_is_refused(query, fails):
 
 
 def test_no_query_at_all_is_refused(fails):
-    says(fails("retrieve"), "no query", "give words, --audio FILE or --queries FILE")
+    says(fails("retrieve"), "no query", "give words, --audio, --like, --vectors or --queries")
     Path("q.txt").write_text("\n \n")
     says(fails("retrieve", "--queries", "q.txt"), "--queries q.txt", "holds no query", "expected one per line")
     says(

@@ -184,7 +184,8 @@ def test_retrieve_answers_in_the_documented_form(calls):
     assert [hit["rank"] for hit in found["hits"]] == list(range(1, 11))
     scores = [hit["score"] for hit in found["hits"]]
     assert scores == sorted(scores, reverse=True)
-    assert found["hits"][0].keys() == {"rank", "score", "id", "path", "start_s", "end_s", "captions", "labels"}
+    contract = {"rank", "score", "id", "path", "start_s", "end_s", "captions", "labels"}
+    assert found["hits"][0].keys() == contract | {"z_score", "modality", "spans", "also"}
     assert all(Path(hit["path"]).is_file() and len(hit["captions"]) == 5 for hit in found["hits"])
     assert not Path("runs/retrieve").exists()
 

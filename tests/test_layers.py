@@ -16,6 +16,7 @@ FOUNDATION = {"types", "errors", "registry"}
 ALLOWED = {
     **{core: FOUNDATION | {core} for core in CORE},
     "cli": {"cli", "config", "registry", "errors", "files", "run_dir", "runs", "types", "steps"},
+    "library": {"config", "errors", "types", "steps", "data"},
     "steps": {"steps", "config", "files", "run_dir", "runs", *FOUNDATION, *CORE},
     "config": {"errors"},
     "files": {"errors"},

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from clapkit import run_dir
 from clapkit.errors import RunDirError
 from clapkit.files import read_json
 from clapkit.run_dir import RunDir
@@ -111,3 +112,74 @@ def test_an_overwritten_run_is_kept_until_the_new_one_has_finished(tmp_path: Pat
     assert (last.path / ".replaced" / "model" / "weights").read_text() == "one"
     last.finish({"run": 2})
     assert sorted(path.name for path in last.path.iterdir()) == [".lock", "result.json", "run.json"]
+
+
+def test_a_finished_run_is_reopened_and_stays_finished(tmp_path: Path) -> None:
+    run = started(tmp_path / "r")
+    run.add_input(tmp_path / "old", "1")
+    run.finish({"x": 1})
+    again = RunDir.reopen(tmp_path / "r", step="train", config={"lr": 0.2}, argv=["clapkit", "--update"])
+    again.add_input(tmp_path / "new", "2")
+    again.set_device("cpu")
+    record = read_json(run.run_json)
+    assert (record["status"], record["inputs"][0]["path"], record["device"]) == ("finished", str(tmp_path / "old"), None)
+    assert (record["updates"][0]["status"], record["updates"][0]["device"]) == ("running", "cpu")
+    assert again.result == {"x": 1}
+    with pytest.raises(RunDirError, match="in use by process"):
+        RunDir.reopen(tmp_path / "r", step="train", config={})
+    again.finish({"x": 2})
+    record = read_json(run.run_json)
+    assert again.result == {"x": 2}
+    assert (record["config"], record["updates"][0]["config"]) == ({"lr": 0.1}, {"lr": 0.2})
+    assert [entry["path"] for entry in record["inputs"]] == [str(tmp_path / "new")]
+
+
+def test_an_update_that_fails_leaves_result_and_inputs(tmp_path: Path) -> None:
+    run = started(tmp_path / "r")
+    run.add_input(tmp_path / "old", "1")
+    run.finish({"x": 1})
+    (run.path / ".result.json.abc.tmp").touch()  # of a process that was killed while it wrote
+    again = RunDir.reopen(run.path, step="train", config={})
+    again.add_input(tmp_path / "new", "2")
+    again.fail("failed")
+    again.discard_if_empty()
+    record = read_json(run.run_json)
+    assert (record["status"], record["updates"][0]["status"]) == ("finished", "failed")
+    assert [entry["path"] for entry in record["inputs"]] == [str(tmp_path / "old")]
+    assert run.result == {"x": 1}
+    assert not list(run.path.glob(".*.tmp"))
+
+
+def test_the_last_updates_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_dir, "_KEPT_UPDATES", 3)
+    run = started(tmp_path / "r")
+    run.finish({})
+    for number in range(5):
+        RunDir.reopen(run.path, step="train", config={"number": number}).finish({})
+    assert [update["config"]["number"] for update in read_json(run.run_json)["updates"]] == [2, 3, 4]
+
+
+def test_what_is_no_finished_run_is_not_reopened(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="holds no run; name a finished run of train"):
+        RunDir.reopen(tmp_path / "r", step="train", config={})
+    run = started(tmp_path / "r")
+    run.release()
+    with pytest.raises(RunDirError, match=r"the train run is not finished \(no result.json\); go on with it by --resume"):
+        RunDir.reopen(tmp_path / "r", step="train", config={})
+    with pytest.raises(RunDirError, match="is no embed run but one of train; name another"):
+        RunDir.reopen(tmp_path / "r", step="embed", config={})
+    started(tmp_path / "r", overwrite=True).fail("failed")  # the lock was given up
+
+
+def test_a_run_that_left_empty_folders_came_to_nothing(tmp_path: Path) -> None:
+    run = started(tmp_path / "r")
+    (run.path / "audio_emb").mkdir()
+    run.fail("failed")
+    run.discard_if_empty()
+    assert not run.path.exists()
+    run = started(tmp_path / "r")
+    (run.path / "audio_emb").mkdir()
+    (run.path / "audio_emb/x.npy").touch()
+    run.fail("failed")
+    run.discard_if_empty()
+    assert run.path.exists()

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that ``clapkit --help`` answers at once.
 
 from __future__ import annotations
 
+import errno
 import functools
 import gc
 import os
@@ -70,12 +71,18 @@ def _exit_code(configure: Configure, run: Callable[[Any, list[str]], None], give
         # Whoever read standard output has gone, for example `clapkit retrieve … | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or given.get("verbose"):
+            raise
+        where = f"{error.filename}: cannot be written, " if error.filename else ""
+        Console().error(f"{where}the disk is full; make room and run the command again, with --resume if it has that option")
+        return EXIT_FAILURE
     return 0
 
 
 _register("prepare", prepare.run, prepare.HELP, prepare.configure)
 _register("train", train.run, train.HELP, train.configure)
-_register("embed", embed.run, embed.HELP)
+_register("embed", embed.run, embed.HELP, embed.configure)
 _register("retrieve", retrieve.run, retrieve.HELP)
 _register("eval", eval.run, eval.HELP)
 
@@ -87,4 +94,8 @@ def main() -> None:
     # Corpora are hundreds of thousands of small objects that live to the end; at the default, looking through them for
     # garbage takes two fifths of the time that loading a manifest takes.
     gc.set_threshold(50_000, 20, 50)
-    app()
+    try:
+        app()
+    finally:
+        # What is left goes with the process; to look through all objects of torch for garbage first takes half a second.
+        gc.freeze()

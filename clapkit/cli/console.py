@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from clapkit.files import to_json
+from clapkit.files import to_json, to_json_line
 from clapkit.run_dir import RunDir
 from clapkit.types import SilentReporter, Tracker
 
@@ -82,6 +82,19 @@ class Console:
         for table in tables:
             table.show()
 
+    def answer(self, result: Mapping[str, Any], *, tables: Sequence[Table] = ()) -> None:
+        """Print one of several outcomes at once: a line of JSON, or tables for people."""
+        if self.json_mode:
+            sys.stdout.write(to_json_line(result))
+        else:
+            self.result(result, tables=tables)
+        sys.stdout.flush()
+
+    def prompt(self, text: str) -> None:
+        """Ask for a line, where somebody types."""
+        if sys.stdin.isatty():
+            print(text, end="", file=sys.stderr, flush=True)
+
     def write(self, text: str) -> None:
         """Print plain text on standard output."""
         print(text)
@@ -109,7 +122,7 @@ class Table:
 
     Args:
         title: shown above the table.
-        columns: headings; a leading ``>`` aligns the column to the right.
+        columns: headings; a leading ``>`` aligns the column to the right. Without any, the title is all.
         rows: one text per column.
     """
 
@@ -131,7 +144,8 @@ class Table:
             table.add_row(*(Text(cell) for cell in row))
         console = RichConsole(width=None if sys.stdout.isatty() else 120)
         console.print(Text(self.title, style="bold"))
-        console.print(table)
+        if self.columns:
+            console.print(table)
 
 
 def _one_line(message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ NEWEST_INPUT = {
 }
 
 
+def is_follower() -> bool:
+    """Whether this is another process than the first one of a ``torchrun``; its marks are read without loading torch."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+
+
 def console_for(config: CommonConfig) -> Console:
     """The console that a configuration asks for."""
     return Console(json_mode=config.json, quiet=config.quiet)
@@ -41,17 +47,7 @@ def execute(step: str, config: CommonConfig, argv: list[str], run: Step, console
         if existing is not None:
             console.say(f"{existing.path}: finished already, skipped")
             return existing, existing.result
-    path = run_path(step, config)
-    resume = getattr(config, "resume", False)
-    run_dir = RunDir.create(
-        path,
-        step=step,
-        config=config.resolved(),
-        argv=argv,
-        seed=config.seed,
-        overwrite=config.overwrite,
-        resume=resume,
-    )
+    run_dir = _open(step, config, argv)
     console.attach(run_dir)
     try:
         result = run(config, run_dir, console)
@@ -67,6 +63,22 @@ def execute(step: str, config: CommonConfig, argv: list[str], run: Step, console
     run_dir.finish(result)
     console.say(f"run directory: {run_dir.path}")
     return run_dir, result
+
+
+def _open(step: str, config: CommonConfig, argv: list[str]) -> RunDir:
+    """The run directory of a call: a new one, one that is gone on with, or a finished one that is brought up to date."""
+    path = run_path(step, config)
+    if getattr(config, "update", False):
+        return RunDir.reopen(path, step=step, config=config.resolved(), argv=argv)
+    return RunDir.create(
+        path,
+        step=step,
+        config=config.resolved(),
+        argv=argv,
+        seed=config.seed,
+        overwrite=config.overwrite,
+        resume=getattr(config, "resume", False),
+    )
 
 
 def run_path(step: str, config: CommonConfig) -> Path:
@@ -114,7 +126,7 @@ def _differences(step: str, config: CommonConfig, run: RunDir) -> list[str]:
     """
     recorded = type(config)().identity() | run.record.get("config", {})
     different = [key for key, value in config.identity().items() if recorded[key] != value]
-    if step in NEWEST_INPUT:
+    if step in NEWEST_INPUT and not getattr(config, "merge", False):  # what is merged is named
         field, needed = NEWEST_INPUT[step]
         if not getattr(config, field) and not _read_newest(run, needed, runs_root=config.runs_root):
             different.append(f"{field}: there is a newer {needed} run")

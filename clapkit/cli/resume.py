@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from clapkit.cli.execute import run_path
@@ -16,7 +17,9 @@ OF_THIS_CALL = ("run_dir", "name", "json", "quiet", "verbose", "config", "skip_e
 Config = TypeVar("Config", bound=CommonConfig)
 
 
-def configure(step: str, config_class: type[Config], given: dict[str, Any], *, may_start: bool = False) -> Config:
+def configure(
+    step: str, config_class: type[Config], given: dict[str, Any], *, may_start: bool = False, may_change: Collection[str] = ()
+) -> Config:
     """The configuration of a call; on ``--resume`` that of the unfinished run, in its directory.
 
     Args:
@@ -24,6 +27,7 @@ def configure(step: str, config_class: type[Config], given: dict[str, Any], *, m
         config_class: of the command, with a field ``resume``.
         given: explicit flags, None where a flag was not given.
         may_start: where there is no run to resume, the call starts one instead of failing.
+        may_change: fields in which the call may differ from the run.
 
     Raises:
         RunDirError: if there is no run to resume.
@@ -45,7 +49,9 @@ def configure(step: str, config_class: type[Config], given: dict[str, Any], *, m
     explicit = {key: value for key, value in given.items() if value is not None}
     resumed = resolve(config_class, stored | explicit | {"run_dir": run.path, "name": None})
     identity = started.identity()
-    contradicted = [key for key, value in sorted(resumed.identity().items()) if value != identity[key]]
+    contradicted = [
+        key for key, value in sorted(resumed.identity().items()) if value != identity[key] and key not in may_change
+    ]
     if contradicted:
         flags = ", ".join("--" + key.replace("_", "-") for key in contradicted)
         raise ConfigError(f"--resume: {flags} differ from what {run.path} was started with; leave them out")

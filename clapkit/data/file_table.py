@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clapkit.data.inspection import Inspection
 from clapkit.errors import ManifestError
+
+if TYPE_CHECKING:
+    from clapkit.data.inspection import Inspection  # which decodes audio: a tenth of a second that reading a table can spare
 
 _FORMAT_VERSION = b"1"
 

@@ -2,22 +2,22 @@
 
 A folder holds an audio table, a text table, or both::
 
-    table.json                         what made the vectors: model, width, number format, counts, audio policy
+    table.json                         what made the vectors, and which files belong together
     audio_emb/audio_emb_0.npy          unit-norm vectors [N, D], float16 or float32
     metadata/metadata_0.parquet        row i describes vector i
     text_emb/text_emb_0.npy            the same for captions
     text_metadata/metadata_0.parquet
+    statistics/audio_0.npz             mean and covariance of the vectors, for calibrated scores
+    sketch/audio_0.npy, audio_0.npz    the vectors in one byte per number, for a faster exact search; long tables only
 
+The number in the names is the generation: an update writes the files of the next one and then replaces ``table.json``.
 Vectors are memory-mapped and metadata are read by column and row, so that a query touches little more than its hits.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,60 +27,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clapkit.errors import EmbeddingError
+from clapkit.index.layout import SCHEMA, TABLE_JSON, Modality, TableInfo, read_info
+from clapkit.index.npy import open_array
+from clapkit.index.writer import (
+    ROW_GROUP_ROWS,
+    TableWriter,
+    first_wrong_norm,
+    metadata_rows,
+    next_generation,
+    publish,
+)
+
+__all__ = [
+    "SCHEMA",
+    "TABLE_JSON",
+    "EmbeddingTable",
+    "Modality",
+    "TableInfo",
+    "load_table",
+    "open_table",
+    "read_info",
+    "save_tables",
+]
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.int64]
-Modality = Literal["audio", "text"]
 
-FORMAT = 1
-TABLE_JSON = "table.json"
-_FILES = {
-    "audio": ("audio_emb/audio_emb_0.npy", "metadata/metadata_0.parquet"),
-    "text": ("text_emb/text_emb_0.npy", "text_metadata/metadata_0.parquet"),
-}
-# ``caption`` is the first one, the text column that clip-retrieval reads; ``captions`` has them all.
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("path", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("caption", pa.string()),
-        ("labels", pa.list_(pa.string())),
-        ("split", pa.string()),
-        ("captions", pa.list_(pa.string())),
-    ]
-)
-_NORM_TOLERANCE = 0.01  # float16 keeps 11 bits: a unit vector comes back with a norm within 0.001
-_BLOCK_ROWS = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class TableInfo:
-    """The content of ``table.json``.
-
-    Attributes:
-        width: D.
-        dtype: ``float16`` or ``float32``.
-        counts: modality -> number of rows.
-        model_path: folder of the model that made the vectors, absolute.
-        model_fingerprint: hash of its weights and configuration.
-        audio_policy: how audio was cut and pooled, JSON values.
-        data: what was embedded, JSON values.
-    """
-
-    width: int
-    dtype: str
-    counts: Mapping[str, int]
-    model_path: str
-    model_fingerprint: str
-    audio_policy: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def modality(self) -> str:
-        """``audio``, ``text`` or ``both``."""
-        return "both" if len(self.counts) == 2 else next(iter(self.counts))
+# Columns that tables of older versions do not have.
+_ADDED = ("content",)
+_REMEDY = "embed again"
+# Updates that may take place while one table is being opened.
+_ATTEMPTS = 20
 
 
 class EmbeddingTable:
@@ -97,11 +74,17 @@ class EmbeddingTable:
         Args:
             modality: ``audio`` or ``text``.
             vectors: unit norm [N, D].
-            metadata: N rows of ``SCHEMA``, or the parquet file that holds them.
+            metadata: N rows of ``SCHEMA``, or the parquet file that holds them, which is opened and stays open.
+
+        Raises:
+            EmbeddingError: if the file is missing or damaged, or has not one row per vector.
         """
         self.modality = modality
         self.vectors = vectors
-        self._metadata = metadata
+        self._metadata = _MetadataFile(metadata) if isinstance(metadata, Path) else metadata
+        if self._metadata.num_rows != len(vectors):
+            name = metadata if isinstance(metadata, Path) else f"{modality} table"
+            raise EmbeddingError(f"{name}: {self._metadata.num_rows} rows, expected {len(vectors)}, one per vector; {_REMEDY}")
 
     @classmethod
     def build(
@@ -110,11 +93,12 @@ class EmbeddingTable:
         vectors: FloatArray,
         *,
         ids: Sequence[str],
-        paths: Sequence[str],
+        paths: Sequence[str | None],
         spans: Sequence[tuple[float | None, float | None]],
         captions: Sequence[Sequence[str]],
         labels: Sequence[Sequence[str]],
         splits: Sequence[str | None],
+        contents: Sequence[str | None] | None = None,
         dtype: Literal["float16", "float32"] = "float32",
     ) -> EmbeddingTable:
         """Make a table in memory.
@@ -128,28 +112,22 @@ class EmbeddingTable:
             captions: of each row.
             labels: of each row.
             splits: of each row.
+            contents: hashes of the bytes of the audio files, XXH3-128, hexadecimal; None if none is known.
             dtype: number format to keep.
 
         Raises:
             EmbeddingError: if the lengths differ, or vectors are not finite or not of unit norm.
         """
-        columns: dict[str, Sequence[Any]] = {
-            "id": ids,
-            "path": paths,
-            "start_s": [start for start, _ in spans],
-            "end_s": [end for _, end in spans],
-            "caption": [texts[0] if texts else None for texts in captions],
-            "labels": [list(names) for names in labels],
-            "split": splits,
-            "captions": [list(texts) for texts in captions],
-        }
-        for name, column in columns.items():
-            if len(column) != len(vectors):
-                raise EmbeddingError(
-                    f"{modality} table: column {name} has {len(column)} rows, expected {len(vectors)}, one per vector"
-                )
-        _check_vectors(vectors, name=f"{modality} table")
-        return cls(modality, vectors.astype(dtype), metadata=pa.table(columns, schema=SCHEMA))
+        if len(ids) != len(vectors):
+            raise EmbeddingError(f"{modality} table: column id has {len(ids)} rows, expected {len(vectors)}, one per vector")
+        metadata = metadata_rows(
+            ids=ids, paths=paths, spans=spans, captions=captions, labels=labels, splits=splits, contents=contents
+        )
+        wrong = first_wrong_norm(vectors)
+        if wrong is not None:
+            row, norm = wrong
+            raise EmbeddingError(f"{modality} table: row {row} ({ids[row]!r}) has norm {norm}, expected 1; {_REMEDY}")
+        return cls(modality, vectors.astype(dtype), metadata=metadata)
 
     def __len__(self) -> int:
         """N."""
@@ -166,6 +144,11 @@ class EmbeddingTable:
         ids: list[str] = self.columns(["id"])["id"]
         return ids
 
+    @property
+    def metadata_path(self) -> Path | None:
+        """The parquet file of the metadata; None for a table in memory."""
+        return self._metadata.path if isinstance(self._metadata, _MetadataFile) else None
+
     def columns(self, names: Sequence[str]) -> dict[str, list[Any]]:
         """Whole metadata columns.
 
@@ -175,8 +158,21 @@ class EmbeddingTable:
         Raises:
             EmbeddingError: if the file is damaged.
         """
-        table = self._read(names)
+        table = self.arrow(names)
         return {name: table.column(name).to_pylist() for name in names}
+
+    def arrow(self, names: Sequence[str]) -> pa.Table:
+        """Whole metadata columns, as Arrow keeps them.
+
+        Args:
+            names: fields of ``SCHEMA``.
+
+        Raises:
+            EmbeddingError: if the file is damaged.
+        """
+        if isinstance(self._metadata, _MetadataFile):
+            return self._metadata.read(names)
+        return self._metadata.select(list(names))
 
     def rows(self, wanted: Sequence[int] | IntArray) -> list[dict[str, Any]]:
         """Metadata of some rows, in the order asked for.
@@ -185,96 +181,137 @@ class EmbeddingTable:
             wanted: row numbers.
 
         Raises:
-            EmbeddingError: if the file is damaged.
+            EmbeddingError: if there is no such row, or the file is damaged.
         """
         numbers = np.asarray(wanted, dtype=np.int64)
-        # Made of its buffer, because pa.array() imports pandas.
-        indices = pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers.tobytes())])
-        found: list[dict[str, Any]] = self._read(SCHEMA.names).take(indices).to_pylist()
-        return found
+        outside = numbers[(numbers < 0) | (numbers >= len(self))]
+        if len(outside):
+            raise EmbeddingError(f"{self.modality} table: no row {outside[0]}, expected 0 to {len(self) - 1}")
+        if isinstance(self._metadata, _MetadataFile):
+            return self._metadata.rows(numbers)
+        return _take(self._metadata, numbers)
 
-    def write(self, folder: Path) -> None:
-        """Write vectors and metadata; each file appears whole or not at all."""
-        vectors_path, metadata_path = (folder / name for name in _FILES[self.modality])
-        with _replacing(vectors_path) as temporary, temporary.open("wb") as file:
-            np.save(file, self.vectors)
-        with _replacing(metadata_path) as temporary:
-            pq.write_table(self._read(SCHEMA.names), temporary)
+    def blocks(self) -> Iterator[tuple[FloatArray, pa.Table]]:
+        """Vectors [n, D] and their metadata, block by block, so that tables larger than memory can be copied.
 
-    def _read(self, names: Sequence[str]) -> pa.Table:
-        if isinstance(self._metadata, Path):
-            return _read_parquet(self._metadata, names)
-        return self._metadata.select(list(names))
+        Raises:
+            EmbeddingError: if the file is damaged.
+        """
+        start = 0
+        for rows in self._metadata_blocks():
+            yield self.vectors[start : start + rows.num_rows], rows
+            start += rows.num_rows
+
+    def _metadata_blocks(self) -> Iterator[pa.Table]:
+        if isinstance(self._metadata, _MetadataFile):
+            yield from self._metadata.blocks()
+        else:
+            for start in range(0, len(self), ROW_GROUP_ROWS):
+                yield self._metadata.slice(start, ROW_GROUP_ROWS)
 
 
-def save_tables(folder: Path, tables: Sequence[EmbeddingTable], info: TableInfo) -> None:
-    """Write tables and then ``table.json``, which says that they are complete.
+class _MetadataFile:
+    """A parquet file that is kept open: an update that deletes it does not disturb who reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            # Not pq.read_table: it imports pandas, which takes longer than the search.
+            self._file = pq.ParquetFile(path, memory_map=True)
+        except FileNotFoundError as error:
+            raise EmbeddingError(f"{path}: no such file; {_REMEDY}") from error
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(error) from error
+        self.num_rows: int = self._file.metadata.num_rows
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.metadata.num_row_groups)]
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        return self._read(names, range(len(self._ends)))
+
+    def rows(self, numbers: IntArray) -> list[dict[str, Any]]:
+        """Metadata of some rows; only the row groups that hold them are read."""
+        groups, places = np.unique(np.searchsorted(self._ends, numbers, side="right"), return_inverse=True)
+        starts = np.concatenate(([0], self._ends))  # [groups + 1]
+        sizes = np.diff(starts)[groups]
+        shifts = np.cumsum(sizes) - sizes - starts[groups]  # from a row of the table to a row of what is read
+        table = self._read(SCHEMA.names, groups.tolist())
+        return _take(table, numbers + shifts[places])
+
+    def blocks(self) -> Iterator[pa.Table]:
+        for group in range(len(self._ends)):
+            yield self._read(SCHEMA.names, [group])
+
+    def _read(self, names: Sequence[str], groups: Sequence[int]) -> pa.Table:
+        stored = set(self._file.schema_arrow.names)
+        missing = [name for name in names if name in _ADDED and name not in stored]
+        try:
+            table = self._file.read_row_groups(list(groups), columns=[name for name in names if name not in missing])
+            for name in missing:
+                table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
+            return table.select(list(names))
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: BaseException) -> EmbeddingError:
+        return EmbeddingError(f"{self.path}: cannot be read as parquet ({' '.join(str(error).split())}); {_REMEDY}")
+
+
+def _take(table: pa.Table, numbers: IntArray) -> list[dict[str, Any]]:
+    # Made of its buffer, because pa.array() imports pandas.
+    indices = pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers.astype(np.int64).tobytes())])
+    found: list[dict[str, Any]] = table.take(indices).to_pylist()
+    return found
+
+
+def save_tables(folder: Path, tables: Sequence[EmbeddingTable], info: TableInfo) -> TableInfo:
+    """Write tables and then ``table.json``, which says that they are complete; a table that is there is replaced.
+
+    Args:
+        folder: of the tables.
+        tables: one for each modality.
+        info: what made them.
+
+    Returns:
+        The description as ``read_info`` will give it.
 
     Raises:
         EmbeddingError: if the tables do not fit the description.
     """
-    counts = {table.modality: len(table) for table in tables}
-    if counts != dict(info.counts) or any(table.width != info.width for table in tables):
-        raise EmbeddingError(f"tables with {counts} rows do not fit the description: {dict(info.counts)}, width {info.width}")
-    (folder / TABLE_JSON).unlink(missing_ok=True)
+    generation = next_generation(folder)
+    written = []
     for table in tables:
-        table.write(folder)
-    content = {
-        "clapkit_table": FORMAT,
-        "modality": info.modality,
-        "width": info.width,
-        "dtype": info.dtype,
-        "counts": dict(info.counts),
-        "model": {
-            "path": info.model_path,
-            # A runs folder that is moved as a whole keeps working.
-            "relative_path": os.path.relpath(info.model_path, folder),
-            "fingerprint": info.model_fingerprint,
-        },
-        "audio_policy": dict(info.audio_policy),
-        "data": dict(info.data),
-    }
-    with _replacing(folder / TABLE_JSON) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n", encoding="utf-8")
+        dtype: Any = table.vectors.dtype.name
+        with TableWriter(folder, table.modality, width=table.width, dtype=dtype, generation=generation) as writer:
+            for vectors, metadata in table.blocks():
+                writer.append(vectors, metadata)
+            written.append(writer.finish())
+    return publish(folder, written, info)
 
 
-def read_info(folder: Path) -> TableInfo:
-    """Read ``table.json``.
+def open_table(folder: Path, modality: Modality) -> tuple[TableInfo, EmbeddingTable]:
+    """Open one table and what is known about it, both of one generation, while it may be brought up to date.
+
+    Args:
+        folder: the embed run.
+        modality: which table.
 
     Raises:
-        EmbeddingError: if it is missing, damaged or of another version.
+        EmbeddingError: as ``read_info`` and ``load_table``.
     """
-    path = folder / TABLE_JSON
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise EmbeddingError(f"{path}: no such file; name a finished embed run") from error
-    except (OSError, ValueError) as error:
-        raise EmbeddingError(f"{path}: cannot be read as JSON ({error}); embed again") from error
-    version = content.get("clapkit_table") if isinstance(content, dict) else None
-    if version != FORMAT:
-        raise EmbeddingError(f"{path}: table format {version!r}, this clapkit reads {FORMAT}; embed again")
-    try:
-        model = content["model"]
-        moved = (folder / model["relative_path"]).resolve()
-        info = TableInfo(
-            width=int(content["width"]),
-            dtype=str(content["dtype"]),
-            counts={str(name): int(count) for name, count in content["counts"].items()},
-            model_path=os.fspath(moved) if moved.is_dir() else model["path"],
-            model_fingerprint=str(model["fingerprint"]),
-            audio_policy=content["audio_policy"],
-            data=content["data"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EmbeddingError(f"{path}: damaged ({type(error).__name__}: {error}); embed again") from error
-    if not info.counts or not info.counts.keys() <= _FILES.keys():
-        raise EmbeddingError(f"{path}: counts name {sorted(info.counts)}, expected audio, text or both; embed again")
-    return info
+    for _ in range(_ATTEMPTS):
+        info = read_info(folder)
+        try:
+            return info, load_table(folder, modality, info=info)
+        except EmbeddingError:
+            # Files that an update has deleted: what table.json names by now is there.
+            if read_info(folder).generation == info.generation:
+                raise
+    raise EmbeddingError(f"{folder}: was updated {_ATTEMPTS} times while it was opened; wait for the updates and ask again")
 
 
 def load_table(folder: Path, modality: Modality, *, info: TableInfo) -> EmbeddingTable:
-    """Open one table and check that its files belong together.
+    """Open one table and check that its files belong together; no vector is read.
 
     Args:
         folder: the embed run.
@@ -289,73 +326,12 @@ def load_table(folder: Path, modality: Modality, *, info: TableInfo) -> Embeddin
             f"{folder}: holds {' and '.join(info.counts)} only, no {modality} table; "
             f"embed with --modality {modality if info.modality == modality else 'both'}"
         )
-    vectors_path, metadata_path = (folder / name for name in _FILES[modality])
-    vectors = _open_vectors(vectors_path)
+    vectors_path, metadata_path = (folder / name for name in info.files[modality])
+    vectors = open_array(vectors_path, remedy=_REMEDY)
     expected = (info.counts[modality], info.width)
     if vectors.shape != expected or str(vectors.dtype) != info.dtype:
         raise EmbeddingError(
-            f"{vectors_path}: {vectors.dtype} {list(vectors.shape)}, expected {info.dtype} {list(expected)} "
-            f"as {TABLE_JSON} says; embed again"
+            f"{os.fspath(vectors_path)}: {vectors.dtype} {list(vectors.shape)}, expected {info.dtype} {list(expected)} "
+            f"as {TABLE_JSON} says; {_REMEDY}"
         )
-    num_rows = _num_parquet_rows(metadata_path)
-    if num_rows != len(vectors):
-        raise EmbeddingError(f"{metadata_path}: {num_rows} rows, expected {len(vectors)}, one per vector; embed again")
-    _check_vectors(vectors, name=os.fspath(vectors_path))
     return EmbeddingTable(modality, vectors, metadata=metadata_path)
-
-
-def _open_vectors(path: Path) -> FloatArray:
-    try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise EmbeddingError(f"{path}: no such file; embed again") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise EmbeddingError(f"{path}: cannot be read ({error}); embed again") from error
-    return vectors  # type: ignore[no-any-return]
-
-
-def _num_parquet_rows(path: Path) -> int:
-    try:
-        num_rows: int = pq.read_metadata(path).num_rows
-    except FileNotFoundError as error:
-        raise EmbeddingError(f"{path}: no such file; embed again") from error
-    except (OSError, pa.ArrowException) as error:
-        raise EmbeddingError(f"{path}: cannot be read as parquet ({_one_line(error)}); embed again") from error
-    return num_rows
-
-
-def _read_parquet(path: Path, names: Sequence[str]) -> pa.Table:
-    try:
-        # Not pq.read_table: it imports pandas, which takes longer than the search.
-        with pq.ParquetFile(path) as file:
-            return file.read(columns=list(names)).select(list(names))
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise EmbeddingError(f"{path}: cannot be read as parquet ({_one_line(error)}); embed again") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _check_vectors(vectors: FloatArray, *, name: str) -> None:
-    for start in range(0, len(vectors), _BLOCK_ROWS):
-        block = vectors[start : start + _BLOCK_ROWS].astype(np.float32)
-        norms = np.sqrt(np.einsum("nd,nd->n", block, block))
-        wrong = ~(np.abs(norms - 1) <= _NORM_TOLERANCE)  # also true where the norm is NaN
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise EmbeddingError(f"{name}: row {start + row} has norm {norms[row]}, expected 1; embed again")
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

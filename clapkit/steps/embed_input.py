@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from typing import Literal
 from clapkit.config import EmbedConfig
 from clapkit.data.audio import AUDIO_SUFFIXES
 from clapkit.data.manifest import Manifest, fingerprint
+from clapkit.data.members import audio_sizes
 from clapkit.errors import ConfigError, ManifestError, RunDirError
 from clapkit.files import file_fingerprint
 from clapkit.steps import inputs
@@ -20,6 +21,7 @@ from clapkit.types import Caption, Clip
 
 Modality = Literal["audio", "text", "both"]
 STDIN = "-"
+_SHOWN_ADDRESSES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +39,19 @@ class EmbedInput:
     source: Path | None
 
 
-def resolve_input(config: EmbedConfig, *, model: inputs.ModelSource) -> EmbedInput:
+def is_foreign(config: EmbedConfig) -> bool:
+    """Whether the input are vectors that something else has made."""
+    return bool(config.inputs) and config.inputs[0].lower().endswith(".npy")
+
+
+def resolve_input(config: EmbedConfig, *, model: inputs.ModelSource, folder: Path | None = None) -> EmbedInput:
     """Find what is to be embedded.
 
     Args:
         config: of the command.
         model: whose data are the default.
+        folder: that relative paths start from, by default the working directory. Ids do not depend on it: they are the
+            paths as they were given.
 
     Raises:
         ConfigError: if inputs of different kinds are mixed, or a split is asked of plain files.
@@ -50,23 +59,25 @@ def resolve_input(config: EmbedConfig, *, model: inputs.ModelSource) -> EmbedInp
         RunDirError: if an input is neither a file, a folder nor a run.
     """
     given = config.inputs
+    folder = folder or Path()
     if config.lang is not None and not (len(given) == 1 and given[0].endswith(".txt")):
         raise ConfigError(
             f"--lang {config.lang}: belongs to a text file of captions; data say the language of theirs themselves"
         )
-    if not given or _is_data(given[0], runs_root=config.runs_root):
+    if not given or _is_data(_place(given[0], folder), runs_root=config.runs_root):
         if len(given) > 1:
             raise ConfigError(f"inputs {', '.join(given)}: a prepare run or manifest stands alone; embed one by one")
-        data = inputs.resolve_data(given[0] if given else None, model=model, runs_root=config.runs_root)
+        data = inputs.resolve_data(_place(given[0], folder) if given else None, model=model, runs_root=config.runs_root)
         manifest = data.manifest if config.split is None else data.manifest.split(config.split)
         return EmbedInput(manifest, has_audio=True, source=data.path)
     if config.split is not None:
         raise ConfigError(f"--split {config.split}: plain files have no splits; name a prepare run or drop --split")
-    if given[0].endswith(".txt") and Path(given[0]).is_file():
+    captions = folder / given[0]
+    if given[0].endswith(".txt") and captions.is_file():
         if len(given) > 1:
             raise ConfigError(f"inputs {', '.join(given)}: a text file of captions stands alone; embed them one by one")
-        return EmbedInput(_caption_file(Path(given[0]), config.lang or "en"), has_audio=False, source=Path(given[0]))
-    return EmbedInput(_audio_files(given, runs_root=config.runs_root), has_audio=True, source=None)
+        return EmbedInput(_caption_file(captions, config.lang or "en"), has_audio=False, source=captions)
+    return EmbedInput(_audio_files(given, folder=folder, runs_root=config.runs_root), has_audio=True, source=None)
 
 
 def choose_modality(asked: Modality | None, given: EmbedInput) -> Modality:
@@ -89,6 +100,12 @@ def choose_modality(asked: Modality | None, given: EmbedInput) -> Modality:
     if not given.has_audio:
         return "text"
     return "both" if has_captions else "audio"
+
+
+def _place(address: str, folder: Path) -> str:
+    """Where an address lies; runs that are called by their names, and standard input, are nowhere."""
+    path = folder / address
+    return os.fspath(path) if address != STDIN and path.exists() else address
 
 
 def _is_data(address: str, *, runs_root: Path) -> bool:
@@ -120,39 +137,60 @@ def _caption_file(path: Path, language: str) -> Manifest:
     return Manifest(clips, root=path.parent, name=path.name, fingerprint=file_fingerprint(path))
 
 
-def _audio_files(addresses: Sequence[str], *, runs_root: Path) -> Manifest:
-    """A manifest of plain files; a file that comes twice is taken once."""
-    named = [path for address in addresses for path in _expand(address, runs_root=runs_root)]
-    unique = {path.absolute(): path for path in reversed(named)}
-    paths = sorted(unique.values(), key=named.index)
-    if not paths:
-        if addresses == (STDIN,):
+def _audio_files(addresses: Sequence[str], *, folder: Path, runs_root: Path) -> Manifest:
+    """A manifest of plain files; a file that comes twice is taken once, by the name that it comes with first."""
+    names: dict[Path, str] = {}
+    for address in addresses:
+        for name in _expand(address, folder=folder, runs_root=runs_root):
+            _expect_text(name)
+            names.setdefault((folder / name).absolute(), name.as_posix())
+    if not names:
+        if tuple(addresses) == (STDIN,):
             raise ManifestError("standard input: is empty, expected paths of audio files, one per line")
         endings = " ".join(sorted(AUDIO_SUFFIXES))
         raise ManifestError(f"{', '.join(addresses)}: no audio files; looked for names that end in {endings}")
-    clips = tuple(Clip(id=path.as_posix(), audio=os.fspath(path.absolute())) for path in paths)
-    return Manifest(clips, root=Path(), name=", ".join(addresses), fingerprint=_content_fingerprint(clips, paths))
+    clips = tuple(Clip(id=name, audio=os.fspath(path)) for path, name in names.items())
+    return Manifest(clips, root=Path(), name=_title(addresses), fingerprint=_content_fingerprint(clips))
 
 
-def _content_fingerprint(clips: Iterable[Clip], paths: Iterable[Path]) -> str:
+def _expect_text(name: Path) -> None:
+    """Names become ids, which are kept as UTF-8."""
+    text = os.fspath(name)
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ManifestError(
+            f"{text!a}: the name is no UTF-8 text without zero bytes, expected a name that can be kept; rename it"
+        )
+
+
+def _title(addresses: Sequence[str]) -> str:
+    shown = ", ".join(addresses[:_SHOWN_ADDRESSES])
+    more = len(addresses) - _SHOWN_ADDRESSES
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _content_fingerprint(clips: Sequence[Clip]) -> str:
     """Hash of the names and sizes of files; their content is not read twice for it."""
     digest = hashlib.sha256(fingerprint(clips).encode())
-    for path in paths:
-        digest.update(f"{path.stat().st_size if path.is_file() else None}\n".encode())
+    for size in audio_sizes(clip.audio for clip in clips):
+        digest.update(f"{size}\n".encode())
     return digest.hexdigest()
 
 
-def _expand(address: str, *, runs_root: Path) -> list[Path]:
+def _expand(address: str, *, folder: Path, runs_root: Path) -> Iterator[Path]:
+    """The files that an address means, as they are to be called."""
     if address == STDIN:
-        return [Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip()]
-    path = Path(address)
+        yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
+        return
+    path = folder / address
     if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
-    if path.is_file():
-        return [path]
-    if _is_data(address, runs_root=runs_root):
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+        yield from (Path(address) / p.relative_to(path) for p in found)
+    elif path.is_file():
+        yield Path(address)
+    elif _is_data(address, runs_root=runs_root):
         raise RunDirError(f"input {address}: a prepare run cannot be mixed with files; embed them one by one")
-    raise RunDirError(
-        f"input {address}: no such file or folder, and no prepare run: looked for run.json in "
-        f"{runs_root / 'prepare' / address}, {runs_root / address}; name a file, a folder or a run"
-    )
+    else:
+        raise RunDirError(
+            f"input {address}: no such file or folder, and no prepare run: looked for run.json in "
+            f"{runs_root / 'prepare' / address}, {runs_root / address}; name a file, a folder or a run"
+        )

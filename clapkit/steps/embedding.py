@@ -2,55 +2,36 @@
 
 What comes out does not depend on the batch size, the order of the clips or the number of threads: every window is
 padded with zeros to the length that the tower demands, nothing is cropped at random, and the encoder is in evaluation
-mode.
+mode. Batches are filled across clips, and what waits in memory depends neither on their number nor on their lengths.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clapkit.data.audio import load, span_windows
+from clapkit.data.decoded import decode_threads
 from clapkit.data.manifest import Manifest
-from clapkit.errors import AudioError, ConfigError, NumericalError
-from clapkit.types import AudioSpec, Clip, Rejection, Reporter, Tracker
+from clapkit.errors import AudioError, ConfigError
+from clapkit.steps.clip_vectors import ClipsInOrder, EmbeddedClip, Pool, Rejected, expect_finite, unit_norm
+from clapkit.steps.embed_windows import ClipEnd, DecodedWindow, WindowsAhead
+from clapkit.steps.encoding import Encoder as Encoder
+from clapkit.steps.encoding import Precision as Precision
+from clapkit.steps.encoding import WindowBatch, autocast
+from clapkit.types import AudioSpec, Clip, Rejection, Reporter
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-Pool = Literal["mean", "none"]
-Precision = Literal["fp32", "bf16", "fp16"]
-
-
-class Encoder(Protocol):
-    """What this module needs of a model."""
-
-    @property
-    def audio_spec(self) -> AudioSpec:
-        """What the audio tower demands."""
-        ...
-
-    @property
-    def embedding_dim(self) -> int:
-        """D."""
-        ...
-
-    def encode_audio(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
-        """[B, T], [B] to unit-norm [B, D]."""
-        ...
-
-    def encode_text(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
-        """B sentences to unit-norm [B, D]; their languages, for models that ask for them."""
-        ...
+# Windows that wait for the model take one and a half of its batches, and at least this.
+_MIN_BYTES_AHEAD = 8 * 1024**2
+# Clips that are known wait behind one that is not; when there are so many, a batch is encoded before it is full.
+_MAX_CLIPS_WAITING = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +53,6 @@ class AudioEmbeddings:
     rejected: list[Rejection]
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
-    clip: int
-    start_s: float
-    end_s: float
-    samples: FloatArray
-
-
 def embed_clips(
     model: Encoder,
     manifest: Manifest,
@@ -93,7 +66,7 @@ def embed_clips(
     device: str = "cpu",
     workers: int | None = None,
 ) -> AudioEmbeddings:
-    """Embed the audio of every clip.
+    """Embed the audio of every clip; ``stream_clips`` does so for more clips than memory has room for.
 
     Args:
         model: in evaluation mode, on ``device``.
@@ -106,34 +79,137 @@ def embed_clips(
         batch_size: windows in a batch.
         precision: autocast of the encoder.
         device: where the model is.
-        workers: threads that decode. Default: one per core.
+        workers: threads that decode. Default: those that ``data.decoded.decode_threads`` finds.
 
     Raises:
         ConfigError: if window, hop, batch size or workers are out of range.
         AudioError: if no clip can be embedded.
+        NumericalError: if an embedding is zero or not finite.
     """
-    window, hop = window_samples(model.audio_spec, window_s=window_s, hop_s=hop_s)
-    _check_at_least_one(batch_size=batch_size, workers=workers)
-    rejected: dict[int, str] = {}
-    rows: list[int] = []
-    spans: list[tuple[float, float]] = []
-    parts: list[FloatArray] = []
-    with reporter.track("embed audio", len(manifest), "clips") as tracker:
-        waveforms = _waveforms(manifest, model.audio_spec.sample_rate, workers=workers or os.cpu_count() or 1)
-        stream = _windows(waveforms, model.audio_spec, rejected, tracker, manifest=manifest, window=window, hop=hop)
-        for batch in _batches(stream, batch_size):
-            parts.append(_encode(model, batch, precision=precision, device=device))
-            rows += [window.clip for window in batch]
-            spans += [(window.start_s, window.end_s) for window in batch]
-    if not rows:
-        reason = next(iter(rejected.values()), "there are no clips")
+    clips: list[EmbeddedClip] = []
+    rejected: list[Rejection] = []
+    for found in stream_clips(
+        model,
+        manifest,
+        reporter=reporter,
+        window_s=window_s,
+        hop_s=hop_s,
+        pool=pool,
+        batch_size=batch_size,
+        precision=precision,
+        device=device,
+        workers=workers,
+    ):
+        if isinstance(found, Rejected):
+            rejected.append(Rejection(manifest.clips[found.row].id, found.reason))
+        else:
+            clips.append(found)
+    if not clips:
+        reason = rejected[0].reason if rejected else "there are no clips"
         raise AudioError(f"none of {len(manifest)} clips can be embedded; the first reason: {reason}")
-    vectors, clip, num_windows = np.concatenate(parts), np.array(rows, dtype=np.int64), len(rows)  # [W, D], [W]
-    _check_finite(vectors, [manifest.clips[row].id for row in rows])
-    if pool == "mean":
-        vectors, clip, spans = _pool(vectors, clip, spans)
-    listing = [Rejection(manifest.clips[row].id, reason) for row, reason in sorted(rejected.items())]
-    return AudioEmbeddings(vectors, clip, spans, num_windows, listing)
+    return AudioEmbeddings(
+        vectors=np.concatenate([clip.vectors for clip in clips]),  # [N, D]
+        clip=np.repeat([clip.row for clip in clips], [len(clip.vectors) for clip in clips]).astype(np.int64),  # [N]
+        spans=[span for clip in clips for span in clip.spans],
+        num_windows=sum(clip.num_windows for clip in clips),
+        rejected=rejected,
+    )
+
+
+def stream_clips(
+    model: Encoder,
+    manifest: Manifest,
+    *,
+    reporter: Reporter,
+    window_s: float | None = None,
+    hop_s: float | None = None,
+    pool: Pool = "mean",
+    batch_size: int = 32,
+    precision: Precision = "fp32",
+    device: str = "cpu",
+    workers: int | None = None,
+    known: Callable[[Clip, str], EmbeddedClip | None] | None = None,
+    with_content: bool = False,
+) -> Iterator[EmbeddedClip | Rejected]:
+    """Embed the audio of every clip, and hand each out when its last window is encoded.
+
+    Memory grows neither with the number of clips nor with their lengths (without pooling, with the vectors of one clip).
+
+    Args:
+        model: in evaluation mode, on ``device``.
+        manifest: the clips.
+        reporter: progress.
+        window_s: as for ``embed_clips``, like all that are not named here.
+        hop_s: see there.
+        pool: see there.
+        batch_size: windows in a batch, of as many clips as it takes.
+        precision: see there.
+        device: see there.
+        workers: see there.
+        known: is given a clip and the hash of its file (XXH3-128, hexadecimal), before the file is decoded and some clips
+            before its turn, and gives what was embedded earlier, or None. Two spans of one file have the same hash. Its row
+            and content are filled in here.
+        with_content: whether clips carry that hash; they do if ``known`` is given.
+
+    Returns:
+        One for each clip, in the order of the manifest.
+
+    Raises:
+        ConfigError: if window, hop, batch size or workers are out of range.
+        NumericalError: if an embedding is zero or not finite, when it is met.
+    """
+    spec = model.audio_spec
+    window, hop = window_samples(spec, window_s=window_s, hop_s=hop_s)
+    _check_at_least_one(batch_size=batch_size, workers=workers)
+    window_bytes = window * np.dtype(np.float32).itemsize
+    ahead: WindowsAhead[EmbeddedClip] = WindowsAhead(
+        manifest,
+        sample_rate=spec.sample_rate,
+        window=window,
+        hop=hop,
+        threads=decode_threads(workers, is_model_on_cpu=torch.device(device).type == "cpu"),
+        max_bytes=max(_MIN_BYTES_AHEAD, 3 * batch_size * window_bytes // 2),
+        with_content=with_content or known is not None,
+        known=known,
+        clips_ahead=2 * batch_size,
+    )
+    batch = WindowBatch(model, size=batch_size, precision=precision, device=device)
+    return _stream(batch, ahead, manifest, ClipsInOrder(width=model.embedding_dim, pool=pool), reporter=reporter)
+
+
+def _stream(
+    batch: WindowBatch, ahead: WindowsAhead[EmbeddedClip], manifest: Manifest, clips: ClipsInOrder, *, reporter: Reporter
+) -> Iterator[EmbeddedClip | Rejected]:
+    begun = -1
+    with reporter.track("embed audio", len(manifest), "clips") as tracker, ahead:
+        for row, item in ahead:
+            clip = manifest.clips[row]
+            if row != begun:
+                clips.begin(row, clip.id)
+                begun = row
+            if isinstance(item, DecodedWindow):
+                clips.add_window(*batch.add(item, offset_s=clip.start_s or 0.0))
+            else:
+                _end(clips, row, item)
+            if batch.is_full or (len(batch) and len(clips) > batch.size + _MAX_CLIPS_WAITING):
+                clips.add_vectors(batch.encode())
+            for done in clips.finished():
+                tracker.advance()
+                yield done
+        if len(batch):
+            clips.add_vectors(batch.encode())
+        for done in clips.finished():
+            tracker.advance()
+            yield done
+
+
+def _end(clips: ClipsInOrder, row: int, end: ClipEnd[EmbeddedClip]) -> None:
+    if end.reason is not None:
+        clips.settle(Rejected(row, end.reason))
+    elif end.answer is not None:
+        clips.settle(replace(end.answer, row=row, content=end.content))
+    else:
+        clips.end(end.content)
 
 
 def embed_texts(
@@ -174,9 +250,9 @@ def embed_texts(
     with reporter.track("embed text", len(distinct), "captions") as tracker, torch.inference_mode():
         for start in range(0, len(distinct), batch_size):
             batch = distinct[start : start + batch_size]
-            with _autocast(precision, device):
+            with autocast(precision, device):
                 embedded = _encode_texts(model, batch, with_languages=asks)  # [B, D]
-            parts.append(_unit(embedded.float().cpu().numpy()))
+            parts.append(unit_norm(embedded.float().cpu().numpy()))
             tracker.advance(len(batch))
     num_cut, max_tokens = _captions_cut(model)
     if num_cut > cut_before:
@@ -185,7 +261,7 @@ def embed_texts(
             "reads; their ends are not embedded"
         )
     vectors = np.concatenate(parts)
-    _check_finite(vectors, [text for text, _ in distinct])
+    expect_finite(vectors, [text for text, _ in distinct])
     row = {sentence: number for number, sentence in enumerate(distinct)}
     embeddings: FloatArray = vectors[[row[sentence] for sentence in sentences]]
     return embeddings
@@ -237,110 +313,7 @@ def window_samples(spec: AudioSpec, *, window_s: float | None, hop_s: float | No
     return window, hop
 
 
-def _waveforms(manifest: Manifest, sample_rate: int, *, workers: int) -> Iterator[tuple[int, FloatArray | AudioError]]:
-    """Decode clips in threads, a few ahead of the encoder, and give them in order."""
-
-    def decode(clip: Clip) -> FloatArray | AudioError:
-        try:
-            path = manifest.audio_path(clip)
-            waveform: FloatArray = load(path, sample_rate=sample_rate, start_s=clip.start_s, end_s=clip.end_s)
-        except AudioError as error:
-            return error
-        return waveform
-
-    pending: deque[tuple[int, Future[FloatArray | AudioError]]] = deque()
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        try:
-            for row, clip in enumerate(manifest.clips):
-                pending.append((row, pool.submit(decode, clip)))
-                if len(pending) > 2 * workers:
-                    first, future = pending.popleft()
-                    yield first, future.result()
-            while pending:
-                first, future = pending.popleft()
-                yield first, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _windows(
-    waveforms: Iterable[tuple[int, FloatArray | AudioError]],
-    spec: AudioSpec,
-    rejected: dict[int, str],
-    tracker: Tracker,
-    *,
-    manifest: Manifest,
-    window: int,
-    hop: int,
-) -> Iterator[_Window]:
-    for row, waveform in waveforms:
-        tracker.advance()
-        if isinstance(waveform, AudioError):
-            rejected[row] = str(waveform)
-            continue
-        offset_s = manifest.clips[row].start_s or 0.0
-        for start, end in span_windows(len(waveform), window=window, hop=hop):
-            start_s, end_s = offset_s + start / spec.sample_rate, offset_s + end / spec.sample_rate
-            yield _Window(row, start_s, end_s, waveform[start:end])
-
-
-def _batches(windows: Iterable[_Window], batch_size: int) -> Iterator[list[_Window]]:
-    batch: list[_Window] = []
-    for window in windows:
-        batch.append(window)
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _encode(model: Encoder, batch: Sequence[_Window], *, precision: Precision, device: str) -> FloatArray:
-    waveform = np.zeros((len(batch), model.audio_spec.window_samples), dtype=np.float32)  # [B, T]
-    for row, window in enumerate(batch):
-        waveform[row, : len(window.samples)] = window.samples
-    num_samples = torch.tensor([len(window.samples) for window in batch])
-    with torch.inference_mode(), _autocast(precision, device):
-        embedded = model.encode_audio(torch.from_numpy(waveform).to(device), num_samples.to(device))  # [B, D]
-        return _unit(embedded.float().cpu().numpy())
-
-
-def _pool(
-    vectors: FloatArray, clip: IntArray, spans: Sequence[tuple[float, float]]
-) -> tuple[FloatArray, IntArray, list[tuple[float, float]]]:
-    """One vector and the whole span for each clip; the windows of a clip are adjacent."""
-    clips, first, count = np.unique(clip, return_index=True, return_counts=True)
-    pooled = np.add.reduceat(vectors.astype(np.float64), first) / count[:, None]  # [N, D]
-    merged = [(spans[start][0], spans[start + size - 1][1]) for start, size in zip(first, count, strict=True)]
-    return _unit(pooled), clips, merged
-
-
-def _unit(vectors: npt.NDArray[np.floating[Any]]) -> FloatArray:
-    """Rows of norm 1 to the last bit of float32; half precision towers come near it only."""
-    wide = vectors.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    unit: FloatArray = np.divide(wide, norms, out=np.full_like(wide, np.nan), where=norms > 0).astype(np.float32)
-    return unit
-
-
-def _check_finite(vectors: FloatArray, names: Sequence[str]) -> None:
-    broken = ~np.isfinite(vectors).all(axis=1)
-    if broken.any():
-        first = names[int(np.argmax(broken))]
-        raise NumericalError(
-            f"{int(broken.sum())} of {len(vectors)} embeddings are zero or not finite, the first of {first!r}; "
-            "the model is damaged or has diverged"
-        )
-
-
 def _check_at_least_one(*, batch_size: int, workers: int | None = None) -> None:
     for name, value in (("--batch-size", batch_size), ("--workers", workers)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} {value}: expected at least 1")
-
-
-def _autocast(precision: Precision, device: str) -> contextlib.AbstractContextManager[Any]:
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.partition(":")[0], dtype=dtype)

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 from clapkit import registry
 from clapkit.data.file_table import read_sizes
 from clapkit.data.manifest import Manifest
-from clapkit.data.members import audio_sizes
 from clapkit.encoders.fingerprint import holds_model, model_fingerprint
 from clapkit.errors import ConfigError, EmbeddingError, ManifestError, RunDirError, UnknownNameError
 from clapkit.run_dir import RunDir
 from clapkit.runs import newest_run, open_run
+from clapkit.steps.fingerprints import known_fingerprint
+from clapkit.steps.query_cache import cache_dir
 
 if TYPE_CHECKING:
     from clapkit.encoders.dual import DualEncoder
+    from clapkit.encoders.numpy_text import NumpyTextEncoder
 
 MANIFEST = "manifest.jsonl"
 TABLE = "table.json"
@@ -109,7 +111,7 @@ def load_model(path: Path, *, device: str) -> DualEncoder:
     return load(path, device)
 
 
-def expect_languages(model: DualEncoder, language: str, *, name: str) -> None:
+def expect_languages(model: DualEncoder | NumpyTextEncoder, language: str, *, name: str) -> None:
     """Make sure that a model looks at the language that it is told.
 
     Args:
@@ -122,6 +124,16 @@ def expect_languages(model: DualEncoder, language: str, *, name: str) -> None:
     """
     if not model.takes_languages:
         raise ConfigError(f"--lang {language}: the model {name} reads all languages alike and is told none; leave --lang out")
+
+
+def check_device_name(name: str) -> None:
+    """Make sure that a device may exist, without torch.
+
+    Raises:
+        ConfigError: if the name is of no kind of device.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ConfigError(f"--device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
 
 
 def choose_device(name: str) -> str:
@@ -226,7 +238,7 @@ def check_table_model(folder: Path, *, model_path: Path, fingerprint: str) -> No
     """
     if not holds_model(model_path):
         raise EmbeddingError(f"{folder}: was made by the model in {model_path}, which is gone; restore it or embed again")
-    found = model_fingerprint(model_path)
+    found = known_fingerprint(model_path, cache_dir(os.environ))
     if found != fingerprint:
         raise EmbeddingError(
             f"{folder}: was made by model {fingerprint[:12]}, but {model_path} now holds {found[:12]}; embed again"
@@ -293,6 +305,8 @@ def _load_run(run: RunDir) -> DataSource:
 
 def _expect_sizes(run: RunDir, manifest: Manifest, sizes: Mapping[str, int]) -> None:
     """Make sure that no audio file was replaced since it was checked; looks at sizes, because reading all takes hours."""
+    from clapkit.data.members import audio_sizes
+
     root = os.fspath(manifest.root)
     found_sizes = audio_sizes(os.path.join(root, audio) for audio in sizes)
     changed = [(audio, found) for (audio, size), found in zip(sizes.items(), found_sizes, strict=True) if found != size]

@@ -35,12 +35,16 @@ RESULTS: dict[str, dict[str, Any]] = {
                     {
                         "rank": 1,
                         "score": 0.71,
+                        "z_score": 2.34,
+                        "modality": "audio",
                         "id": "toy/dog",
                         "path": "/x/dog.wav",
                         "start_s": 0.0,
                         "end_s": 5.0,
+                        "spans": [{"start_s": 0.0, "end_s": 5.0, "score": 0.71}],
                         "captions": ["A dog [barks].", "Another."],
                         "labels": [],
+                        "also": [],
                     }
                 ],
             }

@@ -50,3 +50,64 @@ def test_a_command_that_lacks_its_input_names_the_one_to_run_first(command, need
     assert result.exit_code == 1
     assert result.stderr == f"error: no finished {needed} run under runs/{needed}: run `clapkit {needed}` first\n"
     assert not (workplace / "runs" / command).exists() or not any((workplace / "runs" / command).iterdir())
+
+
+def test_what_an_update_changed_is_shown(fake_step, clapkit_call):
+    step = fake_step("embed")
+    step.result["changes"] = {"kept": 5, "new": 2, "changed": 0, "renamed": 1, "gone": 3}
+    rows = [line.split() for line in clapkit_call("embed").stdout.splitlines()]
+    assert ["kept", "5"] in rows
+    assert ["renamed", "1"] in rows
+
+
+def test_an_update_without_a_finished_run_names_what_to_run_first(workplace, clapkit_call):
+    result = clapkit_call("embed", "--update")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "error: no finished embed run under runs/embed: run `clapkit embed` first\n",
+    )
+
+
+def test_resuming_a_finished_run_prints_its_result(fake_step, clapkit_call):
+    step = fake_step("embed")
+    clapkit_call("embed", "--name", "x", "--pool", "none")
+    result = clapkit_call("embed", "--resume", "--name", "x", "--json")
+    assert json.loads(result.stdout) == step.result
+    assert "finished already, nothing to resume" in result.stderr
+    assert len(step.configs) == 1
+
+
+def test_resuming_takes_over_what_the_run_was_started_with(fake_step, clapkit_call):
+    step = fake_step("embed")
+    step.error = KeyboardInterrupt()
+    assert clapkit_call("embed", "a.wav", "--name", "x", "--pool", "none").exit_code == 130
+    step.error = None
+    assert clapkit_call("embed", "--resume").exit_code == 0
+    assert (step.configs[1].inputs, step.configs[1].pool, step.configs[1].resume) == (("a.wav",), "none", True)
+
+
+def test_a_follower_looks_for_no_run(fake_step, clapkit_call, monkeypatch):
+    from clapkit.steps import embed_processes
+
+    step = fake_step("embed")
+    followed = []
+    monkeypatch.setattr(embed_processes, "run_follower", lambda: followed.append(True))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    result = clapkit_call("embed", "--update")
+    assert (result.exit_code, result.stdout, followed, step.configs) == (0, "", [True], [])
+
+
+def test_other_processes_are_sent_home_where_the_first_one_cannot_begin(fake_step, clapkit_call, monkeypatch):
+    from clapkit.steps import embed_processes
+
+    fake_step("embed")
+    clapkit_call("embed", "--name", "x")
+    dismissed = []
+    monkeypatch.setattr(embed_processes, "dismiss", lambda: dismissed.append(True))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert clapkit_call("embed", "--name", "x").exit_code == 1
+    assert clapkit_call("embed", "--update", "--name", "nothing").exit_code == 1
+    assert clapkit_call("embed", "--name", "x", "--skip-existing").exit_code == 0
+    assert len(dismissed) == 3

@@ -1,5 +1,7 @@
 """Exit codes, and what is shown when something goes wrong."""
 
+import errno
+import gc
 import json
 import os
 import subprocess
@@ -104,6 +106,21 @@ def test_a_traceback_is_shown_when_asked_for_or_unexpected(arguments, error, has
     assert has_traceback or completed.stderr == "error: broken\n"
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["prepare"], 1), (["--version"], 0), (["sing"], 2)])
+def test_leaving_skips_the_last_garbage_but_not_what_was_registered(arguments, code, workplace):
+    script = "import atexit, gc\natexit.register(lambda: print('frozen', gc.get_freeze_count() > 0))\n"
+    completed = python(script + main_with(*arguments, error="ManifestError('broken')"), workplace)
+    assert completed.returncode == code
+    assert completed.stdout.splitlines()[-1] == "frozen True"
+
+
+def test_a_caller_that_stays_keeps_its_collector(fake_step, clapkit_call):
+    fake_step("prepare")
+    before = gc.get_freeze_count()
+    clapkit_call("prepare")
+    assert gc.get_freeze_count() == before
+
+
 def test_a_reader_that_goes_away_is_no_traceback(workplace):
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -116,3 +133,18 @@ def test_a_reader_that_goes_away_is_no_traceback(workplace):
         )
     assert completed.stderr == ""
     assert completed.returncode == 1
+
+
+def test_a_full_disk_is_one_line(fake_step, clapkit_call):
+    step = fake_step("embed")
+    step.error = OSError(errno.ENOSPC, "No space left on device", "runs/embed/x/.audio_emb_0.npy.tmp")
+    result = clapkit_call("embed", "--name", "x")
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert line.startswith("error: runs/embed/x/.audio_emb_0.npy.tmp: cannot be written, the disk is full; make room")
+
+
+def test_other_failures_of_the_system_come_through(fake_step, clapkit_call):
+    step = fake_step("embed")
+    step.error = OSError(errno.EIO, "Input/output error")
+    assert isinstance(clapkit_call("embed", "--name", "x").exception, OSError)

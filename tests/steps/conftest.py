@@ -14,6 +14,8 @@ from torch import nn
 from clapkit.config import PrepareConfig, resolve
 from clapkit.data.manifest import Manifest
 from clapkit.encoders.dual import DualEncoder
+from clapkit.encoders.fingerprint import model_fingerprint
+from clapkit.index.table import EmbeddingTable, TableInfo, save_tables
 from clapkit.run_dir import RunDir
 from clapkit.steps import prepare
 from clapkit.types import Caption, Clip
@@ -38,6 +40,26 @@ class RecordingReporter:
         from clapkit.types import SilentReporter
 
         return SilentReporter().track(description, total, unit)
+
+
+def unit_vectors(num_rows, *, width=16, seed=0):
+    """Random directions, float32 [N, D]."""
+    vectors = np.random.default_rng(seed).normal(size=(num_rows, width))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_table(vectors, *, modality="audio", **columns):
+    """A table of unit vectors in memory; items are ``0``, ``1``, ... in files ``/sounds/0.wav``, ... of a second."""
+    numbers = range(len(vectors))
+    given = {
+        "ids": [str(number) for number in numbers],
+        "paths": [f"/sounds/{number}.wav" for number in numbers],
+        "spans": [(0.0, 1.0)] * len(vectors),
+        "captions": [()] * len(vectors),
+        "labels": [()] * len(vectors),
+        "splits": [None] * len(vectors),
+    }
+    return EmbeddingTable.build(modality, np.asarray(vectors, dtype=np.float32), **(given | columns))
 
 
 @pytest.fixture
@@ -142,6 +164,23 @@ def runs_root(tmp_path, make_run, corpus, model_folder):
     DualEncoder.load(model_folder).save(train.model_dir)
     train.finish({})
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def write_table(tmp_path):
+    """Writes tables of given vectors, by default of no known model, into a folder that retrieve can search."""
+
+    def write(folder="library", *, model=None, **by_modality):
+        tables = [
+            given if isinstance(given, EmbeddingTable) else make_table(given, modality=modality)
+            for modality, given in by_modality.items()
+        ]
+        counts = {table.modality: len(table) for table in tables}
+        made_by = ("", "") if model is None else (str(model), model_fingerprint(model))
+        save_tables(tmp_path / folder, tables, TableInfo(tables[0].width, "float32", counts, *made_by))
+        return tmp_path / folder
+
+    return write
 
 
 @pytest.fixture

@@ -180,3 +180,13 @@ def test_audio_is_the_default_for_data_without_captions(retag):
     silent = retag(lambda clip: {"captions": ()})
     given = embed_input.EmbedInput(silent, has_audio=True, source=None)
     assert embed_input.choose_modality(None, given) == "audio"
+
+
+@pytest.mark.parametrize("name", ["a\udcff.wav", "a\0.wav"])
+def test_a_name_that_cannot_be_kept_is_named_on_one_line(run_embed, monkeypatch, name):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{name}\n"))
+    with pytest.raises(
+        ManifestError, match=r"'a\\(udcff|x00)\.wav': the name is no UTF-8 text without zero bytes.*; rename it"
+    ) as raised:
+        run_embed("-")
+    str(raised.value).encode()

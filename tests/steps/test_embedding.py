@@ -1,13 +1,30 @@
+import contextlib
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
+import soundfile
+import soxr
 import torch
+import xxhash
 
+from clapkit.data import audio
+from clapkit.data.audio import load, span_windows
+from clapkit.data.manifest import Manifest
 from clapkit.encoders.dual import DualEncoder
 from clapkit.errors import AudioError, ConfigError, NumericalError
-from clapkit.steps.embedding import cosine_similarity, embed_clips, embed_texts, window_samples
-from clapkit.types import AudioSpec, SilentReporter
+from clapkit.steps import embedding
+from clapkit.steps.embedding import (
+    EmbeddedClip,
+    Rejected,
+    cosine_similarity,
+    embed_clips,
+    embed_texts,
+    stream_clips,
+    window_samples,
+)
+from clapkit.types import AudioSpec, Clip, SilentReporter
 
 QUIET = SilentReporter()
 
@@ -110,6 +127,236 @@ def test_vectors_have_unit_norm_under_half_precision(model, corpus):
     vectors = embed_clips(model, corpus, reporter=QUIET, precision="bf16").vectors
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+# Streams ----------------------------------------------------------------------------------------------------------------
+
+
+def stream(model, manifest, **options):
+    return list(stream_clips(model, manifest, reporter=QUIET, **options))
+
+
+def noise(num_frames, num_channels=1, seed=0):
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, (num_frames, num_channels)).astype(np.float32)
+
+
+def write_manifest(folder, sounds):
+    """A manifest of files, given as name -> (samples, rate)."""
+    for name, (samples, rate) in sounds.items():
+        soundfile.write(folder / name, samples, rate, subtype="FLOAT" if name.endswith("wav") else None)
+    return Manifest(tuple(Clip(name, name) for name in sounds), root=folder, name="toy", fingerprint="toy")
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    torch.manual_seed(0)
+    return DualEncoder("small", "tiny", embedding_dim=32, text_options={"captions": ["rain"]}).eval()
+
+
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_a_stream_gives_what_a_naive_loop_gives(model, tmp_path, pool):
+    rate = model.audio_spec.sample_rate
+    sounds = {f"{n}.wav": (noise(length, 1 + n % 2, seed=n), 11025) for n, length in enumerate((900, 60_000, 100_000, 5000))}
+    manifest = write_manifest(tmp_path, sounds)
+    window = model.audio_spec.window_samples
+    hop = window // 2
+    found = stream(model, manifest, pool=pool, batch_size=3, hop_s=hop / rate)
+    for row, clip in enumerate(manifest):
+        waveform = load(manifest.audio_path(clip), sample_rate=rate)
+        spans = span_windows(len(waveform), window=window, hop=hop)
+        alone = []
+        for start, end in spans:
+            padded = torch.zeros(1, window)
+            padded[0, : end - start] = torch.from_numpy(waveform[start:end])
+            with torch.inference_mode():
+                alone.append(model.encode_audio(padded, torch.tensor([end - start]))[0].double().numpy())
+        mean = np.mean(alone, axis=0)
+        expected = [mean / np.linalg.norm(mean)] if pool == "mean" else alone
+        np.testing.assert_allclose(found[row].vectors, expected, atol=1e-6)
+        seconds = [(start / rate, end / rate) for start, end in spans]
+        assert found[row].spans == ([(seconds[0][0], seconds[-1][1])] if pool == "mean" else seconds)
+        assert (found[row].row, found[row].num_windows) == (row, len(spans))
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 1}, {"batch_size": 5, "workers": 3}, {"with_content": True}])
+def test_neighbours_do_not_change_a_vector(model, corpus, options):
+    together = stream(model, corpus, **options)
+    for row, clip in enumerate(corpus):
+        (alone,) = stream(model, dataclasses.replace(corpus, clips=(clip,)))
+        np.testing.assert_allclose(together[row].vectors, alone.vectors, atol=1e-6)
+
+
+def test_short_clips_share_a_batch(corpus):
+    encoder = PowerEncoder()
+    stream(encoder, corpus, batch_size=5)
+    # 12 windows of six clips.
+    assert [len(lengths) for _, lengths in encoder.seen] == [5, 5, 2]
+
+
+def test_a_clip_is_handed_out_when_its_last_window_is_encoded(corpus):
+    encoder = PowerEncoder()
+    clips = stream_clips(encoder, corpus, reporter=QUIET, batch_size=4)
+    assert next(clips).row == 0
+    assert len(encoder.seen) == 1
+    assert [next(clips).row for _ in range(2)] == [1, 2]  # 0.5, 1.0 and 1.5 s are four windows of 1 s
+    assert len(encoder.seen) == 1
+    assert next(clips).row == 3
+    assert len(encoder.seen) == 2
+    clips.close()
+
+
+def test_failures_stand_in_their_places(corpus, tmp_path):
+    samples = noise(4 * 8000)
+    samples[-1] = np.nan  # found when three windows have been handed to the model
+    soundfile.write(tmp_path / "late.wav", samples, 8000, subtype="FLOAT")
+    late = dataclasses.replace(corpus.clips[0], id="late", audio=str(tmp_path / "late.wav"), end_s=None)
+    missing = dataclasses.replace(corpus.clips[0], id="missing", audio="nowhere.wav")
+    mixed = dataclasses.replace(corpus, clips=(corpus.clips[0], late, missing, corpus.clips[1]))
+    for batch_size in (1, 2, 32):
+        found = stream(PowerEncoder(), mixed, batch_size=batch_size)
+        assert [type(clip) for clip in found] == [EmbeddedClip, Rejected, Rejected, EmbeddedClip]
+        assert [clip.row for clip in found] == [0, 1, 2, 3]
+        assert "NaN or infinite at frame 31999" in found[1].reason
+        expected = embed_clips(PowerEncoder(), corpus, reporter=QUIET).vectors
+        np.testing.assert_allclose(found[3].vectors[0], expected[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg"])
+def test_truncated_files_are_rejected_and_leave_the_others_alone(tmp_path, suffix):
+    names = [f"{number}.{suffix}" for number in range(3)]
+    manifest = write_manifest(tmp_path, {name: (noise(3 * 8000, seed=n), 8000) for n, name in enumerate(names)})
+    before = stream(PowerEncoder(), manifest)
+    content = (tmp_path / names[1]).read_bytes()
+    (tmp_path / names[1]).write_bytes(content[: len(content) * 6 // 10])
+    found = stream(PowerEncoder(), manifest)
+    assert f"1.{suffix}: " in found[1].reason
+    for row in (0, 2):
+        np.testing.assert_array_equal(found[row].vectors, before[row].vectors)
+
+
+def test_clips_carry_the_hash_of_their_files_if_it_is_asked_for(corpus):
+    assert {clip.content for clip in stream(PowerEncoder(), corpus)} == {None}
+    contents = [clip.content for clip in stream(PowerEncoder(), corpus, with_content=True)]
+    assert contents == [xxhash.xxh3_128_hexdigest(corpus.audio_path(clip).read_bytes()) for clip in corpus]
+
+
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_what_is_known_takes_its_place_without_the_model(corpus, pool):
+    encoder, kept = PowerEncoder(), {}
+
+    def known(clip, content):
+        entry = kept.get(content)
+        return None if entry is None else dataclasses.replace(entry, row=99, content=None)
+
+    first = stream(encoder, corpus, known=known, pool=pool)
+    assert encoder.seen
+    kept |= {clip.content: clip for clip in first}
+    del kept[first[2].content]
+    encoder.seen.clear()
+    again = stream(encoder, corpus, known=known, pool=pool)
+    assert [len(lengths) for _, lengths in encoder.seen] == [2]  # of the clip of 1.5 s alone
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_allclose(one.vectors, other.vectors, atol=1e-6)
+        assert dataclasses.replace(one, vectors=None) == dataclasses.replace(other, vectors=None)
+
+
+def test_two_spans_of_a_file_are_told_apart(corpus):
+    long = corpus.clips[5]
+    parts = tuple(dataclasses.replace(long, id=f"{start}", start_s=start, end_s=start + 1) for start in (0.0, 1.5))
+    asked = []
+    manifest = dataclasses.replace(corpus, clips=parts)
+    stream(PowerEncoder(), manifest, known=lambda clip, content: asked.append((clip.start_s, content)))
+    assert [start for start, _ in asked] == [0.0, 1.5]
+    assert asked[0][1] == asked[1][1]
+
+
+def test_a_batch_is_encoded_early_when_too_many_known_clips_wait_for_it(corpus, monkeypatch):
+    monkeypatch.setattr(embedding, "_MAX_CLIPS_WAITING", 2)
+    clips = (corpus.clips[0], *(dataclasses.replace(corpus.clips[1], id=f"known {number}") for number in range(50)))
+    kept = stream(PowerEncoder(), dataclasses.replace(corpus, clips=corpus.clips[1:2]))[0]
+    encoder, progress = PowerEncoder(), []
+    answers = stream_clips(
+        encoder,
+        dataclasses.replace(corpus, clips=clips),
+        reporter=QUIET,
+        batch_size=4,
+        known=lambda clip, content: progress.append(clip.id) or (kept if clip.id.startswith("known") else None),
+    )
+    assert next(answers).row == 0
+    assert len(progress) < 30  # 4 + 2 clips wait, and 8 are hashed ahead of them
+    assert [clip.row for clip in answers] == list(range(1, 51))
+    assert len(encoder.seen) == 1
+
+
+def test_options_are_checked_before_anything_is_taken(corpus):
+    with pytest.raises(ConfigError, match="--batch-size 0"):
+        stream_clips(PowerEncoder(), corpus, reporter=QUIET, batch_size=0)
+
+
+def test_progress_counts_clips(corpus):
+    class Counting(SilentReporter):
+        def __init__(self):
+            self.count = 0
+
+        def advance(self, amount=1, **fields):
+            self.count += amount
+
+        def track(self, description, total, unit=""):
+            assert (description, total, unit) == ("embed audio", 6, "clips")
+            return contextlib.nullcontext(self)
+
+    reporter = Counting()
+    for number, _ in enumerate(stream_clips(PowerEncoder(), corpus, reporter=reporter)):
+        assert reporter.count == number + 1
+    assert reporter.count == 6
+
+
+def test_memory_grows_neither_with_the_clips_nor_with_their_length(tmp_path, monkeypatch):
+    # One batch and a half are 192,000 bytes, or 6 s; blocks are 1.25 s.
+    monkeypatch.setattr(embedding, "_MIN_BYTES_AHEAD", 0)
+    monkeypatch.setattr(audio, "_BLOCK_VALUES", 10_000)
+
+    def peak(manifest):
+        tracemalloc.start()
+        for _ in stream_clips(PowerEncoder(), manifest, reporter=QUIET, batch_size=4):
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    sounds = {f"{seconds}.wav": (noise(seconds * 8000), 8000) for seconds in (1, 20, 100)}
+    manifest = write_manifest(tmp_path, sounds)
+    short, medium, long = (dataclasses.replace(manifest, clips=(clip,)) for clip in manifest)
+    peak(medium)  # whatever is imported on the way
+    assert peak(long) < peak(medium) + 100_000  # 100 s are 3.2 MB
+    few, many = (dataclasses.replace(short, clips=short.clips * count) for count in (20, 100))
+    assert peak(many) < peak(few) + 500_000  # 80 clips more are 2.6 MB
+
+
+def test_stereo_is_the_mean_of_its_channels(small_model, tmp_path):
+    stereo = noise(8 * 44100, 2)
+    manifest = write_manifest(tmp_path, {"stereo.wav": (stereo, 44100), "mono.wav": (stereo.mean(axis=1), 44100)})
+    two, one = stream(small_model, manifest)
+    np.testing.assert_allclose(two.vectors, one.vectors, atol=1e-6)
+
+
+def test_a_sound_is_itself_at_every_sample_rate(small_model, tmp_path):
+    # Below 7 kHz, so that 16 kHz hold all of it.
+    sounds = {}
+    for name in ("bells", "wind"):
+        time = np.arange(8 * 14000) / 14000
+        strokes = np.exp(-3 * (time % 1.0)) * np.sin(2 * np.pi * 2093 * time)
+        tone = strokes if name == "bells" else np.cumsum(noise(len(time))[:, 0]) / 40
+        for rate in (44100, 48000, 32000, 16000):
+            sounds[f"{name}{rate}.wav"] = (0.5 * soxr.resample(tone, 14000, rate, quality="VHQ"), rate)
+    vectors = np.concatenate([clip.vectors for clip in stream(small_model, write_manifest(tmp_path, sounds))])  # [8, D]
+    cosines = vectors @ vectors.T
+    assert cosines[:4, :4].min() > 0.99
+    assert cosines[4:, 4:].min() > 0.99
+    assert cosines[:4, 4:].max() < 0.99  # another sound is not
+
+
+# Text -------------------------------------------------------------------------------------------------------------------
 
 
 def test_equal_sentences_are_encoded_once_and_keep_their_places():

@@ -1,0 +1,231 @@
+"""``embed`` killed at any moment: readers find the old table or the new one, and a run that goes on ends as if undisturbed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from clapkit.encoders.dual import DualEncoder
+from clapkit.index.table import open_table
+
+RATE = 8000
+# Importing takes longer than the work: calls are forked from a process that has done it.
+SERVER = """
+import json, os, sys
+import clapkit.steps.embed
+from clapkit.cli import main
+for line in sys.stdin:
+    arguments, log = json.loads(line)
+    child = os.fork()
+    if not child:
+        said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        sys.argv = ["clapkit", *arguments]
+        main()
+    print(child, flush=True)
+    sys.stdin.readline()  # until it is waited for, its number becomes nobody else's
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Calls:
+    """Calls ``clapkit`` in processes of their own, one after the other.
+
+    Args:
+        log: file for what they say.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def __call__(self, *arguments: str | Path, kill_after_s: float | None = None) -> tuple[int, str]:
+        """Exit code, and what was said."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps([[str(argument) for argument in arguments], str(self._log)]) + "\n")
+        self._server.stdin.flush()
+        child = int(self._server.stdout.readline())
+        if kill_after_s is not None:
+            time.sleep(kill_after_s)
+            os.kill(child, signal.SIGKILL)
+        self._server.stdin.write("\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline()), self._log.read_text()
+
+    def close(self) -> None:
+        """End the process that the calls are forked from."""
+        with self._server:  # closes its pipes, at which it ends
+            pass
+
+
+class Reader(threading.Thread):
+    """Opens a table again and again, and keeps every state of it that it has seen."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder, self._is_over = folder, threading.Event()
+        self.seen: list[tuple[str, str]] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Read until told to stop."""
+        try:
+            while not self._is_over.is_set():
+                found = state(self._folder)
+                if not self.seen or self.seen[-1] != found:
+                    self.seen.append(found)
+        except BaseException as error:
+            self.error = error
+
+    def stop(self) -> None:
+        """Tell what went wrong, if something did."""
+        self._is_over.set()
+        self.join()
+        if self.error is not None:
+            raise self.error
+
+
+def state(folder: Path) -> tuple[str, str]:
+    """The id of a table, and everything that it holds."""
+    info, table = open_table(folder, "audio")
+    return info.id, json.dumps([table.rows(range(len(table))), table.vectors.tobytes().hex()])
+
+
+@pytest.fixture
+def call(tmp_path):
+    calls = Calls(tmp_path / "said.txt")
+    yield calls
+    calls.close()
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for number in range(60):
+        write_noise(folder / f"{number:02}.wav", number)
+    return folder
+
+
+def write_noise(path: Path, seed: int, *, duration_s: int = 1) -> None:
+    soundfile.write(path, np.random.default_rng(seed).normal(0, 0.1, RATE * duration_s), RATE)
+
+
+def change(folder: Path, number: int) -> None:
+    """Add ten sounds, change, rename and delete some."""
+    for place in range(10):
+        write_noise(folder / f"new-{number}-{place}.wav", 1000 * number + place)
+    write_noise(folder / "07.wav", 1000 * number + 500)
+    (folder / "20.wav").rename(folder / "x.wav")
+    (folder / "21.wav").rename(folder / "20.wav")
+    (folder / "x.wav").rename(folder / "21.wav")
+    (folder / f"{30 + number}.wav").unlink()
+
+
+@pytest.fixture
+def command(sounds, tmp_path, model_folder):
+    """What is typed behind ``clapkit``."""
+    DualEncoder.load(model_folder).save(tmp_path / "model")
+    options = ["--batch-size", "8", "--workers", "1", "--device", "cpu", "--quiet", "--store", "fp32"]
+    return lambda run_dir, *more: ["embed", sounds, "--model", tmp_path / "model", *options, "--run-dir", run_dir, *more]
+
+
+def check_kills(call, command, sounds, tmp_path, moments):
+    """Kill updates at these shares of their lives."""
+    library = tmp_path / "library"
+    code, said = call(*command(library))
+    assert code == 0, said
+    old = state(library)
+    change(sounds, 1)
+    started = time.monotonic()
+    shutil.copytree(library, tmp_path / "timed")
+    code, said = call(*command(tmp_path / "timed", "--update"))
+    life_s = time.monotonic() - started
+    assert code == 0, said
+    fresh = tmp_path / "fresh"
+    code, said = call(*command(fresh))
+    assert code == 0, said
+    new = state(fresh)
+    assert state(tmp_path / "timed") == new
+    for moment in moments:
+        copy = tmp_path / f"{moment:.3f}"
+        shutil.copytree(library, copy)
+        reader = Reader(copy)
+        reader.start()
+        code, said = call(*command(copy, "--update"), kill_after_s=moment * life_s)
+        assert state(copy) in (old, new), moment
+        assert (copy / "result.json").exists()
+        code, said = call(*command(copy, "--update"))
+        assert code == 0, said
+        reader.stop()
+        assert [found for found in reader.seen if found not in (old, new)] == []
+        assert state(copy) == new
+        assert sorted(path.name for path in (copy / "audio_emb").iterdir()) == [f"audio_emb_{generation(copy)}.npy"]
+        assert list(copy.rglob("*.tmp")) == list(copy.glob(".progress*")) == []
+
+
+def generation(folder: Path) -> int:
+    return int(json.loads((folder / "table.json").read_text())["generation"])
+
+
+def test_an_update_that_is_killed_leaves_the_old_table_or_the_new_one(call, command, sounds, tmp_path):
+    check_kills(call, command, sounds, tmp_path, [0.5, 0.9])
+
+
+@pytest.mark.slow
+def test_an_update_that_is_killed_at_ten_random_moments_leaves_the_old_table_or_the_new_one(call, command, sounds, tmp_path):
+    draw = random.Random(0)
+    check_kills(call, command, sounds, tmp_path, [(number + draw.random()) / 10 for number in range(10)])
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_bit_identical(call, command, tmp_path):
+    started = time.monotonic()
+    code, said = call(*command(tmp_path / "whole"))
+    assert code == 0, said
+    life_s = time.monotonic() - started
+    draw = random.Random(1)
+    for _ in range(10):
+        call(*command(tmp_path / "stopped", "--resume"), kill_after_s=life_s * draw.uniform(0.1, 0.9))
+        if (tmp_path / "stopped/result.json").exists():
+            shutil.rmtree(tmp_path / "stopped")
+    code, said = call(*command(tmp_path / "stopped", "--resume"))
+    assert code == 0, said
+    assert state(tmp_path / "stopped") == state(tmp_path / "whole")
+    assert list((tmp_path / "stopped").glob(".progress*")) == []
+    code, said = call(*command(tmp_path / "stopped", "--resume"))
+    assert code == 0, said
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(command, sounds, tmp_path):
+    write_noise(sounds / "zz.wav", 99, duration_s=1200)  # enough to be interrupted at
+    arguments = [str(word) for word in command(tmp_path / "stopped") if word != "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clapkit", *arguments, "--cache", str(tmp_path / "cache.sqlite")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    progress = tmp_path / "stopped/.progress.sqlite"
+    while process.poll() is None and not progress.exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert f"go on with: clapkit embed --resume --run-dir {tmp_path / 'stopped'}" in said
+    assert "Traceback" not in said
