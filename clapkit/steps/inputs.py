@@ -132,7 +132,7 @@ def check_device_name(name: str) -> None:
     Raises:
         ConfigError: if the name is of no kind of device.
     """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+    if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", name):
         raise ConfigError(f"--device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
 
 
@@ -147,12 +147,11 @@ def choose_device(name: str) -> str:
     """
     import torch
 
+    check_device_name(name)
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, number = name.partition(":")
     available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if kind not in available or (number and not number.isdigit()):
-        raise ConfigError(f"--device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
     if int(number or 0) >= available[kind]:
         raise ConfigError(f"--device {name!r}: {available[kind]} such devices here; use auto or cpu")
     return name
