@@ -248,6 +248,18 @@ def decode_threads(workers: int | None, *, processes_here: int = 1, is_model_on_
     return max(1, min(_MAX_THREADS, cores - is_model_on_cpu))
 
 
+def spare_threads(workers: int | None, *, is_model_on_cpu: bool = False) -> int:
+    """How many more threads may decode while a model waits for them: one for the core that ``decode_threads`` leaves it.
+
+    Args:
+        workers: asked for by the user, who gets as many; None is the default.
+        is_model_on_cpu: whether the model has a core.
+    """
+    if workers is not None:
+        return 0
+    return decode_threads(None) - decode_threads(None, is_model_on_cpu=is_model_on_cpu)
+
+
 def _container_cores(cgroups: Path) -> float:
     """How many cores the container may keep busy; infinite where nothing says it."""
     quotas = []

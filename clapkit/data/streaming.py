@@ -147,7 +147,7 @@ def _frames(path: Path, file: soundfile.SoundFile, start: int, end: int) -> Gene
         done += len(block)
         if not len(mono):
             continue
-        if not np.isfinite(mono).all():
+        if dtype == "float32" and not np.isfinite(mono).all():
             raise audio._not_finite(path, start + found + int(np.argmin(np.isfinite(mono))))
         found += len(mono)
         yield mono

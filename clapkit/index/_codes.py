@@ -1,10 +1,10 @@
-"""Vectors as approximate indexes hold them: a byte for each number."""
+"""Vectors as approximate indexes hold them: whole numbers of a byte each."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,43 @@ IntArray = npt.NDArray[np.int64]
 _BLOCK_ROWS = 65_536
 # A number of a unit vector of width D has a deviation of about 1 / sqrt(D); beyond eight deviations it is cut.
 _CODED_DEVIATIONS = 8
-_LARGEST_CODE = 127
+LARGEST_CODE = 127
+
+
+class Coder(Protocol):
+    """What an index holds of vectors: whole numbers from -127 to 127 whose products with those of a query order the rows.
+
+    Attributes:
+        is_lossy: whether it leaves out more than rounding does, so that hits may come after many other rows.
+    """
+
+    @property
+    def is_lossy(self) -> bool: ...  # noqa: D102
+
+    def rows(self, vectors: FloatArray) -> FloatArray:
+        """float32 [n, W] of unit norm float32 vectors [n, D]; equal rows have equal codes, whatever is beside them."""
+        ...
+
+    def queries(self, queries: FloatArray) -> FloatArray:
+        """float32 [Q, W] of finite queries [Q, D]."""
+        ...
+
+
+class Whole:
+    """All numbers of a vector."""
+
+    is_lossy = False
+
+    def rows(self, vectors: FloatArray) -> FloatArray:
+        """See ``coded``."""
+        return coded(vectors)
+
+    def queries(self, queries: FloatArray) -> FloatArray:
+        """See ``coded_queries``."""
+        return coded_queries(queries)
+
+
+WHOLE = Whole()
 
 
 def coded(vectors: FloatArray) -> FloatArray:
@@ -32,9 +68,13 @@ def coded(vectors: FloatArray) -> FloatArray:
     Returns:
         float32 [n, D], which faiss stores as bytes without loss.
     """
-    scale = np.float32(_LARGEST_CODE * math.sqrt(vectors.shape[1]) / _CODED_DEVIATIONS)
-    scaled: FloatArray = np.rint(vectors * scale)
-    return scaled.clip(-_LARGEST_CODE, _LARGEST_CODE, out=scaled)
+    scaled: FloatArray = np.rint(vectors * np.float32(_scale(vectors.shape[1])))
+    return scaled.clip(-LARGEST_CODE, LARGEST_CODE, out=scaled)
+
+
+def coded_norm(width: int) -> float:
+    """No ``coded`` vector of unit norm is longer, however it is rounded."""
+    return 1.01 * _scale(width) + math.sqrt(width) / 2
 
 
 def coded_queries(queries: FloatArray) -> FloatArray:
@@ -50,13 +90,13 @@ def coded_queries(queries: FloatArray) -> FloatArray:
         float32 [Q, D].
     """
     largest = np.abs(queries).max(axis=1, keepdims=True)
-    scaled: FloatArray = np.rint(queries * (_LARGEST_CODE / np.maximum(largest, 1e-30)))  # zeros stay zeros
+    scaled: FloatArray = np.rint(queries * (LARGEST_CODE / np.maximum(largest, 1e-30)))  # zeros stay zeros
     return scaled.astype(np.float32, copy=False)
 
 
-def codes(vectors: FloatArray) -> npt.NDArray[np.uint8]:
-    """The bytes [n, D] that faiss makes of ``coded`` vectors."""
-    return (coded(vectors) + np.float32(128)).astype(np.uint8)
+def codes(vectors: FloatArray, coder: Coder = WHOLE) -> npt.NDArray[np.uint8]:
+    """The bytes [n, W] that faiss makes of coded vectors."""
+    return (coder.rows(vectors) + np.float32(128)).astype(np.uint8)
 
 
 def blocks(vectors: FloatArray, rows: IntArray | None = None) -> Iterator[tuple[IntArray, FloatArray]]:
@@ -78,3 +118,7 @@ def blocks(vectors: FloatArray, rows: IntArray | None = None) -> Iterator[tuple[
         if not finite.all():
             raise EmbeddingError(f"vectors: row {numbers[np.argmin(finite)]} is not finite; embed again")
         yield numbers, block
+
+
+def _scale(width: int) -> float:
+    return LARGEST_CODE * math.sqrt(width) / _CODED_DEVIATIONS

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clapkit.errors import ConfigError, EmbeddingError, ShapeError
-from clapkit.index._codes import coded_queries
+from clapkit.index._codes import WHOLE, Coder
 from clapkit.index._recall import RECALL_K, Recall, least_effort, recall_of
 from clapkit.index._selection import rerank
 from clapkit.index.exact import ExactIndex
@@ -26,6 +26,13 @@ IntArray = npt.NDArray[np.int64]
 _EXACT_ROWS = 10_000
 _EXACT_SHARE = 0.02
 _TUNING_QUERIES = 500
+
+FEWEST_CANDIDATES = 40
+"""Rows that are scored exactly for ten hits: whole vectors in bytes are in the wrong order among near equals only."""
+_MOST_CANDIDATES = 1280
+_SHORTLIST_QUERIES = 100
+# Of the hits that may be missing, codes that leave something out may lose this share; the rest is for the effort.
+_SHORTLIST_MISSES = 0.2
 
 
 class Method(Protocol):
@@ -62,12 +69,20 @@ class Method(Protocol):
         """Search parameters of faiss; ``selector`` is None for all rows."""
         ...
 
+    def coder(self, inner: Any) -> Coder:
+        """What it holds of a vector."""
+        ...
+
+    def searched(self, inner: Any) -> Any:
+        """The part of the faiss index that takes coded queries."""
+        ...
+
     def facts(self, inner: Any) -> dict[str, int]:
         """Numbers that say how large it is, for the report."""
         ...
 
     def stored_rows(self, inner: Any) -> Iterator[tuple[IntArray, npt.NDArray[np.uint8]]]:
-        """Every row as it is stored: labels [n] and ``codes`` [n, D]."""
+        """Every row as it is stored: labels [n] and ``codes`` [n, W]."""
         ...
 
     def update(self, inner: Any, kept: IntArray, vectors: FloatArray) -> bool:
@@ -86,12 +101,19 @@ class ApproximateIndex:
 
     Args:
         method: the kind of faiss index.
+
+    Attributes:
+        effort: what a search takes; None as long as it has to be chosen.
+        candidates: rows that are scored exactly for ten hits.
     """
 
     def __init__(self, method: Method) -> None:
         self.method = method
         self.effort = method.effort
+        self.candidates = FEWEST_CANDIDATES
         self.inner: Any = None
+        self._searched: Any = None
+        self._coder: Coder = WHOLE
         self._vectors: FloatArray | None = None
         self._exact = ExactIndex()
 
@@ -108,16 +130,18 @@ class ApproximateIndex:
         self._exact.add(vectors)
         self.attach(self.method.make(vectors), vectors, effort=self.method.effort)
 
-    def attach(self, inner: Any, vectors: FloatArray, *, effort: int | None) -> None:
+    def attach(self, inner: Any, vectors: FloatArray, *, effort: int | None, candidates: int = FEWEST_CANDIDATES) -> None:
         """Use a faiss index that was made of these vectors before.
 
         Args:
             inner: the faiss index.
             vectors: [N, D].
             effort: that was chosen for it.
+            candidates: that were chosen for it.
         """
         self._exact.add(vectors)
-        self.inner, self._vectors, self.effort = inner, vectors, effort
+        self.inner, self._vectors, self.effort, self.candidates = inner, vectors, effort, candidates
+        self._searched, self._coder = self.method.searched(inner), self.method.coder(inner)
 
     def search(self, queries: FloatArray, k: int, *, rows: IntArray | None = None) -> tuple[FloatArray, IntArray]:
         """The k best items of each query that are found, best first.
@@ -146,7 +170,7 @@ class ApproximateIndex:
         if rows is not None and len(rows) and not 0 <= rows.min() <= rows.max() < len(vectors):
             raise ShapeError(f"rows: {rows.min()} to {rows.max()}, expected rows of a table of {len(vectors)}")
         num_wanted = len(vectors) if rows is None else len(rows)
-        if num_wanted <= max(_EXACT_ROWS, _EXACT_SHARE * len(vectors), _num_candidates(k)):
+        if num_wanted <= max(_EXACT_ROWS, _EXACT_SHARE * len(vectors), self._num_candidates(k)):
             return self._exact.search(queries, k, rows=rows)
         if self.effort is None:
             self.tune()
@@ -155,6 +179,8 @@ class ApproximateIndex:
 
     def tune(self, queries: FloatArray | None = None, *, seed: int = 0) -> Recall:
         """Choose the least effort whose recall@10 reaches the target, unless the user chose it, and measure its recall.
+
+        Codes that leave something out are given as many candidates before as it takes to hide that.
 
         One standard error is asked for above the target, so that other queries of the kind reach it, too.
 
@@ -171,6 +197,8 @@ class ApproximateIndex:
             self.effort = self.effort or self.method.efforts(self.inner)[1]
             return Recall(mean=1.0, standard_error=0.0, num_queries=len(sample))
         true_scores, _ = self._exact.search(sample, k)
+        if self._coder.is_lossy:
+            self._choose_candidates(sample[:_SHORTLIST_QUERIES], true_scores[:_SHORTLIST_QUERIES], skip=skip)
         measured: dict[int, Recall] = {}
 
         def measure(effort: int) -> Recall:
@@ -188,6 +216,27 @@ class ApproximateIndex:
         assert self.effort is not None
         return measure(self.effort)
 
+    def _choose_candidates(self, queries: FloatArray, true_scores: FloatArray, *, skip: int) -> None:
+        """As few as hardly miss hits when nothing else does, with the greatest effort.
+
+        Args:
+            queries: [Q, D].
+            true_scores: of exact search [Q, k].
+            skip: leading hits that do not count.
+        """
+        highest, k = self.method.efforts(self.inner)[1], true_scores.shape[1]
+        wanted = 1 - _SHORTLIST_MISSES * (1 - self.method.recall)
+        self.candidates = FEWEST_CANDIDATES
+        while self.candidates < _MOST_CANDIDATES:
+            scores, _ = self._search(queries, k, rows=None, effort=highest)
+            if recall_of(scores[:, skip:], true_scores[:, skip:]).mean >= wanted:
+                return
+            self.candidates *= 2
+
+    def _num_candidates(self, k: int) -> int:
+        """How many rows are scored exactly for k hits; with the fewest, 2 k + 20."""
+        return self.candidates * (k + RECALL_K) // (2 * RECALL_K)
+
     def _filled(self) -> FloatArray:
         if self._vectors is None:
             raise EmbeddingError(f"{self.method.name} index: is empty; add vectors before searching")
@@ -201,7 +250,7 @@ class ApproximateIndex:
         num_wanted = len(vectors) if rows is None else len(rows)
         # The best of few wanted rows are as far away as many hits of the whole table.
         effort = math.ceil(effort * len(vectors) / num_wanted)
-        candidates = self._candidates(block, min(_num_candidates(k), num_wanted), effort=effort, selector=selector)
+        candidates = self._candidates(block, min(self._num_candidates(k), num_wanted), effort=effort, selector=selector)
         scores = np.empty((len(queries), min(k, num_wanted)), dtype=np.float32)
         found = np.empty(scores.shape, dtype=np.int64)
         short = (candidates < 0).any(axis=1)
@@ -224,7 +273,7 @@ class ApproximateIndex:
 
     def _ask(self, queries: FloatArray, count: int, *, effort: int, selector: Any) -> IntArray:
         parameters = self.method.parameters(effort, selector)
-        found: IntArray = self.inner.search(coded_queries(queries), count, params=parameters)[1]
+        found: IntArray = self._searched.search(self._coder.queries(queries), count, params=parameters)[1]
         num_rows = len(self._filled())
         if found.size and found.max() >= num_rows:
             raise EmbeddingError(
@@ -268,11 +317,6 @@ def as_bytes(pointer: Any, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
         return np.empty(shape, dtype=np.uint8)
     view: npt.NDArray[np.uint8] = faiss.rev_swig_ptr(pointer, shape[0] * shape[1]).reshape(shape)
     return view
-
-
-def _num_candidates(k: int) -> int:
-    """How many rows are scored exactly; the margin makes up for codes, whose order is wrong among near equals only."""
-    return 2 * k + 20
 
 
 def _selector(rows: IntArray, num_rows: int) -> Any:

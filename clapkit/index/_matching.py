@@ -9,22 +9,25 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from clapkit.index._codes import blocks, codes
+from clapkit.index._codes import WHOLE, Coder, blocks, codes
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.int64]
 KeyArray = npt.NDArray[np.uint64]
 
 
-def kept_rows(stored: Iterable[tuple[IntArray, npt.NDArray[np.uint8]]], num_stored: int, vectors: FloatArray) -> IntArray:
+def kept_rows(
+    stored: Iterable[tuple[IntArray, npt.NDArray[np.uint8]]], num_stored: int, vectors: FloatArray, *, coder: Coder = WHOLE
+) -> IntArray:
     """Number in the index of every row of a table, -1 where the index does not have it.
 
     Rows are told apart by the codes that an index keeps; rows of equal codes are paired in their order.
 
     Args:
-        stored: labels [n] and codes [n, D], all rows of the index in parts.
+        stored: labels [n] and codes [n, W], all rows of the index in parts.
         num_stored: rows of the index; labels are below.
         vectors: of the table [N, D].
+        coder: that the codes are of.
 
     Returns:
         int64 [N]; no number but -1 comes twice.
@@ -32,7 +35,7 @@ def kept_rows(stored: Iterable[tuple[IntArray, npt.NDArray[np.uint8]]], num_stor
     old = np.zeros(num_stored, dtype=np.uint64)
     for labels, parts in stored:
         old[labels] = _keys(parts)
-    new = np.concatenate([np.empty(0, dtype=np.uint64)] + [_keys(codes(block)) for _, block in blocks(vectors)])
+    new = np.concatenate([np.empty(0, dtype=np.uint64)] + [_keys(codes(block, coder)) for _, block in blocks(vectors)])
     return _paired(old, new)
 
 

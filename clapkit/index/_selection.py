@@ -13,7 +13,10 @@ IntArray = npt.NDArray[np.int64]
 # Candidates kept beyond k before they are scored exactly: more only come together where many rows are alike.
 _MARGIN = 100
 _FEWEST_PENDING = 1 << 10
-_RESCORED_NUMBERS = 1 << 21
+# Few enough that their float64 copies stay in the cache; memory that is asked for anew costs more than the products.
+_RESCORED_NUMBERS = 1 << 14
+# Rows whose scores are compared with a floor together.
+_GROUP_ROWS = 32
 
 
 class Best:
@@ -72,9 +75,8 @@ class Best:
         """
         for number in np.flatnonzero(np.isneginf(self._floors)).tolist():
             self._floors[number] = self.floor_of(scores[:, number], query_number=number)
-        flat = np.flatnonzero(scores >= self._floors)
-        places, query_numbers = np.divmod(flat, len(self._queries))
-        self.offer_pairs(query_numbers, rows[places], scores.reshape(-1)[flat])
+        places, query_numbers = _above(scores, self._floors)
+        self.offer_pairs(query_numbers, rows[places], scores[places, query_numbers])
 
     def offer_pairs(self, query_numbers: IntArray, rows: IntArray, scores: FloatArray) -> None:
         """Take candidates one by one.
@@ -112,6 +114,20 @@ class Best:
         scores = rescore(self._queries, self._vectors, candidates.queries, candidates.rows)
         ranked = _Candidates(candidates.queries, candidates.rows, scores).ranked()
         return ranked.only(ranked.places() < self.k)
+
+
+def _above(scores: FloatArray, floors: FloatArray) -> tuple[IntArray, IntArray]:
+    """Where scores [n, Q] reach the floor [Q] of their query: places and query numbers.
+
+    Few do, so groups of rows are looked at by their maxima first.
+    """
+    num_groups, num_queries = len(scores) // _GROUP_ROWS, len(floors)
+    groups = scores[: num_groups * _GROUP_ROWS].reshape(num_groups, _GROUP_ROWS, num_queries)
+    group_numbers, asked = np.divmod(np.flatnonzero(groups.max(axis=1) >= floors), num_queries)
+    members, within = np.divmod(np.flatnonzero(groups[group_numbers, :, asked] >= floors[asked, None]), _GROUP_ROWS)
+    left_over, asked_left_over = np.divmod(np.flatnonzero(scores[num_groups * _GROUP_ROWS :] >= floors), num_queries)
+    places = np.concatenate([group_numbers[members] * _GROUP_ROWS + within, left_over + num_groups * _GROUP_ROWS])
+    return places, np.concatenate([asked[members], asked_left_over])
 
 
 class _Candidates:

@@ -39,6 +39,8 @@ _QUERIES_TOGETHER = 1024
 _MOST_SCANNED_QUERIES = 8
 _SCANNED_BLOCK_ROWS = 32768
 _FIRST_BLOCK_ROWS = 4096
+# The first block gives every query a floor; a small one costs less, and a larger one lets fewer candidates through after it.
+_FIRST_PRODUCT_ROWS = 1024
 # The scan keeps what is above a bound, the floor itself belongs to the candidates.
 _BELOW = 1e-6
 # Candidates beyond 4 k that a block is expected to have at most; more take a second look.
@@ -193,7 +195,9 @@ def _multiply(best: Best, queries: FloatArray, vectors: FloatArray, wanted: IntA
     """Score by matrix products, which use all cores themselves."""
     size = max(1, min(_BLOCK_ROWS, _BLOCK_NUMBERS // max(1, vectors.shape[1])))
     space = np.empty((size, vectors.shape[1]), dtype=np.float32)
-    for block in _blocks(len(vectors), size, wanted):
+    products = np.empty((size, len(queries)), dtype=np.float32)
+    first = min(size, max(_FIRST_PRODUCT_ROWS, 16 * best.k))
+    for block in _blocks(len(vectors), size, wanted, first=first):
         items, numbers, places = block.items(vectors), block.numbers, block.places
         if items.dtype == np.float16:
             decoded = space[: len(items)]
@@ -202,7 +206,8 @@ def _multiply(best: Best, queries: FloatArray, vectors: FloatArray, wanted: IntA
                 raise _NotFinite(int(numbers[wrong]))
         else:
             decoded = items.astype(np.float32, copy=False)
-        scores = decoded @ queries.T  # [n, Q]; the other way round is a tenth slower
+        with np.errstate(invalid="ignore"):  # what is not finite is told by its row
+            scores = np.matmul(decoded, queries.T, out=products[: len(items)])  # [n, Q]; the other way round is slower
         finite = np.isfinite(scores[:, 0])  # a row that is not finite has no finite score, whatever the query
         if not finite.all():
             raise _NotFinite(int(numbers[np.argmin(finite)]))

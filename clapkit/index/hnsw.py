@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clapkit.errors import ConfigError
-from clapkit.index._codes import blocks, coded
+from clapkit.index._codes import WHOLE, Coder, blocks
 from clapkit.index._faiss import ApproximateIndex, as_bytes, check_at_least_one, check_target, load_faiss
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -60,6 +60,14 @@ class NeighborGraph:
         faiss = load_faiss()
         return faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
 
+    def coder(self, inner: Any) -> Coder:
+        """Whole vectors."""
+        return WHOLE
+
+    def searched(self, inner: Any) -> Any:
+        """All of it."""
+        return inner
+
     def facts(self, inner: Any) -> dict[str, int]:
         """Links of a row."""
         return {"neighbors": self.num_neighbors}
@@ -85,7 +93,7 @@ class NeighborGraph:
     def _add(self, inner: Any, vectors: FloatArray, rows: IntArray) -> None:
         with _threads(self.threads):
             for numbers, block in blocks(vectors, rows):
-                inner.add_with_ids(coded(block), numbers)
+                inner.add_with_ids(WHOLE.rows(block), numbers)
 
 
 def _graph(inner: Any) -> Any:

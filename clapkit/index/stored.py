@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from clapkit import registry
 from clapkit.errors import ConfigError, EmbeddingError
-from clapkit.index._faiss import ApproximateIndex
+from clapkit.index._faiss import FEWEST_CANDIDATES, ApproximateIndex
 from clapkit.index._index_files import (
     FOLDER,
     Description,
@@ -150,7 +150,10 @@ def open_stored(name: str, folder: Path, modality: Modality, *, info: TableInfo,
     effort = description.report.get(index.method.effort_name)
     if not isinstance(effort, int) or effort < 1:
         raise damaged(description.path, f"{index.method.effort_name} is {effort!r}, expected a whole number")
-    index.attach(read_faiss(description, is_mapped=True), table.vectors, effort=effort)
+    candidates = description.report.get("candidates", FEWEST_CANDIDATES)  # older indexes have whole vectors and no choice
+    if not isinstance(candidates, int) or candidates < FEWEST_CANDIDATES:
+        raise damaged(description.path, f"candidates is {candidates!r}, expected a whole number from {FEWEST_CANDIDATES} on")
+    index.attach(read_faiss(description, is_mapped=True), table.vectors, effort=effort, candidates=candidates)
     return index
 
 
@@ -216,7 +219,8 @@ def _follow(index: ApproximateIndex, old: Description, table: EmbeddingTable) ->
         inner = read_faiss(old, is_mapped=False)
     except EmbeddingError as error:
         return {"added": len(table), "removed": old.rows, "rebuilt": str(error)}
-    kept = kept_rows(index.method.stored_rows(inner), old.rows, table.vectors)
+    coder = index.method.coder(inner)
+    kept = kept_rows(index.method.stored_rows(inner), old.rows, table.vectors, coder=coder)
     num_kept = int((kept >= 0).sum())
     update: dict[str, Any] = {"added": len(table) - num_kept, "removed": old.rows - num_kept, "rebuilt": None}
     num_changed = old.num_changed + update["added"] + update["removed"]
@@ -241,6 +245,7 @@ def _measured(
         "options": dict(options),
         **method.facts(index.inner),
         method.effort_name: index.effort,
+        "candidates": index.candidates,
         f"recall@{RECALL_K}": recall.mean,
         "target_recall": method.recall,
         "reached_target": recall.mean >= method.recall,

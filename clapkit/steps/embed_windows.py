@@ -2,6 +2,10 @@
 
 What waits is bounded in bytes, whatever the number of the files and their lengths. A clip may be found to be known by the hash
 of its file: then it is not decoded. Files are hashed some clips ahead, so that the answers are there when they are needed.
+
+A model that waits for windows leaves its core idle. Spare threads take it meanwhile, one clip at a time: where decoding is the
+slower part it gets every core, and where the model is, hardly anything shares the core of the model. A clip that was begun is
+finished, because what comes behind it has to wait for it.
 """
 
 from __future__ import annotations
@@ -77,6 +81,7 @@ class WindowsAhead(Generic[Answer]):
         window: length of a window in samples.
         hop: step between windows in samples.
         threads: that decode.
+        spare_threads: more of them, which work only while the windows are waited for.
         max_bytes: of windows that wait to be taken. The clip whose turn it is always gets one window.
         with_content: whether files are hashed.
         known: is asked, in the thread that takes the windows, what is known of a clip whose file has that hash; needs
@@ -93,6 +98,7 @@ class WindowsAhead(Generic[Answer]):
         hop: int,
         threads: int,
         max_bytes: int,
+        spare_threads: int = 0,
         with_content: bool = False,
         known: Callable[[Clip, str], Answer | None] | None = None,
         clips_ahead: int = 64,
@@ -109,14 +115,15 @@ class WindowsAhead(Generic[Answer]):
         self._questions: list[_Entry[Answer]] = []
         self._num_bytes = 0
         self._failure: BaseException | None = None
+        self._is_awaited = False  # whoever takes the windows has none to go on with
         self._is_closed = False
         self._changed = threading.Condition()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads + spare_threads, thread_name_prefix="window")
+        self._threads, self._spare_threads = threads, spare_threads
 
     def __enter__(self) -> WindowsAhead[Answer]:
-        for _ in range(self._threads):
-            self._pool.submit(self._work).add_done_callback(self._note_failure)
+        for number in range(self._threads + self._spare_threads):
+            self._pool.submit(self._work, is_spare=number >= self._threads).add_done_callback(self._note_failure)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -138,7 +145,7 @@ class WindowsAhead(Generic[Answer]):
     def _take(self) -> tuple[int, DecodedWindow | ClipEnd[Answer]]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._questions or self._failure or (self._entries and self._entries[0].items))
+                self._await_next()
                 if self._failure is not None:
                     raise self._failure
                 questions, self._questions = self._questions, []
@@ -146,6 +153,20 @@ class WindowsAhead(Generic[Answer]):
                     return self._take_first()
             for entry in questions:
                 self._answer(entry)
+
+    def _await_next(self) -> None:
+        if not self._has_next():
+            self._is_awaited = True
+            self._changed.notify_all()
+            self._changed.wait_for(self._has_next)
+            self._is_awaited = False
+
+    def _has_next(self) -> bool:
+        return bool(self._questions or self._failure or (self._entries and self._entries[0].items))
+
+    def _is_starved(self) -> bool:
+        """Whether who takes the windows waits; not when one is there and the thread has merely not woken up yet."""
+        return self._is_awaited and not self._has_next()
 
     def _take_first(self) -> tuple[int, DecodedWindow | ClipEnd[Answer]]:
         entry = self._entries[0]
@@ -169,8 +190,8 @@ class WindowsAhead(Generic[Answer]):
 
     # In the threads that decode ----------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while (entry := self._next_task()) is not None:
+    def _work(self, *, is_spare: bool) -> None:
+        while (entry := self._next_task(is_spare=is_spare)) is not None:
             if entry.state is _State.HASHING:
                 self._hash(entry)
             else:
@@ -181,10 +202,13 @@ class WindowsAhead(Generic[Answer]):
             self._failure = self._failure or future.exception()
             self._changed.notify_all()
 
-    def _next_task(self) -> _Entry[Answer] | None:
+    def _next_task(self, *, is_spare: bool) -> _Entry[Answer] | None:
         """A clip to hash or to decode; None if there is nothing left."""
         with self._changed:
             while not self._is_closed:
+                if is_spare and not self._is_starved():
+                    self._changed.wait()
+                    continue
                 while self._undecoded and self._undecoded[0].state is _State.SETTLED:
                     self._undecoded.popleft()
                 if self._may_begin_another():

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clapkit.data.decoded import decode_threads
+from clapkit.data.decoded import decode_threads, spare_threads
 from clapkit.data.manifest import Manifest
 from clapkit.errors import AudioError, ConfigError
 from clapkit.steps.clip_vectors import ClipsInOrder, EmbeddedClip, Pool, Rejected, expect_finite, unit_norm
@@ -79,7 +79,8 @@ def embed_clips(
         batch_size: windows in a batch.
         precision: autocast of the encoder.
         device: where the model is.
-        workers: threads that decode. Default: those that ``data.decoded.decode_threads`` finds.
+        workers: threads that decode. Default: those that ``data.decoded.decode_threads`` finds, and one more while the
+            model has nothing to do.
 
     Raises:
         ConfigError: if window, hop, batch size or workers are out of range.
@@ -162,12 +163,14 @@ def stream_clips(
     window, hop = window_samples(spec, window_s=window_s, hop_s=hop_s)
     _check_at_least_one(batch_size=batch_size, workers=workers)
     window_bytes = window * np.dtype(np.float32).itemsize
+    is_model_on_cpu = torch.device(device).type == "cpu"
     ahead: WindowsAhead[EmbeddedClip] = WindowsAhead(
         manifest,
         sample_rate=spec.sample_rate,
         window=window,
         hop=hop,
-        threads=decode_threads(workers, is_model_on_cpu=torch.device(device).type == "cpu"),
+        threads=decode_threads(workers, is_model_on_cpu=is_model_on_cpu),
+        spare_threads=spare_threads(workers, is_model_on_cpu=is_model_on_cpu),
         max_bytes=max(_MIN_BYTES_AHEAD, 3 * batch_size * window_bytes // 2),
         with_content=with_content or known is not None,
         known=known,

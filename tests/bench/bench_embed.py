@@ -3,9 +3,9 @@
     python tests/bench/bench_embed.py --threads 1
     python tests/bench/bench_embed.py --threads 1 --parts throughput --tower ced-small --clips 64
 
-``throughput`` embeds wav and flac files that it makes (10 s, stereo, 44.1 kHz), end to end, and runs
-the same model on the same windows, decoded and batched beforehand; both take turns within one run. ``cache`` does it once more
-with all files known to a cache of vectors. ``memory`` embeds in fresh processes and reads their high-water marks (Linux only):
+``throughput`` embeds wav and flac files that it makes (10 s, stereo, 44.1 kHz), end to end, runs the same model on the same
+windows, decoded and batched beforehand, and decodes alone; all take turns within one run. ``cache`` does it once more with all
+files known to a cache of vectors. ``memory`` embeds in fresh processes and reads their high-water marks (Linux only):
 1,000 and 20,000 short files, and one file of 10 minutes and one of 3 hours, with the towers ``tiny``.
 """
 
@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,10 @@ import soundfile
 import torch
 
 from clapkit.data.audio import load, span_windows
-from clapkit.data.decoded import decode_threads
+from clapkit.data.decoded import decode_threads, spare_threads
 from clapkit.data.manifest import Manifest
+from clapkit.data.processes import num_cores
+from clapkit.data.streaming import read_content, stream_samples
 from clapkit.encoders.dual import DualEncoder
 from clapkit.steps.embedding import EmbeddedClip, stream_clips
 from clapkit.steps.vector_cache import VectorCache
@@ -37,6 +40,7 @@ from clapkit.types import Clip, SilentReporter
 STATUS = Path("/proc/self/status")
 QUIET = SilentReporter()
 BATCH = 32
+BARE = "bare forward"
 
 
 def make_model(name: str) -> DualEncoder:
@@ -90,10 +94,11 @@ def seconds_of(work: Callable[[], None]) -> float:
 def throughput(arguments: argparse.Namespace, place: Path) -> None:
     model = make_model(arguments.tower)
     spec = model.audio_spec
+    always, spare = decode_threads(None, is_model_on_cpu=True), spare_threads(None, is_model_on_cpu=True)
     print(
         f"throughput: tower {arguments.tower} ({spec.sample_rate} Hz, windows of {spec.window_s:g} s), batch {BATCH}, "
-        f"{arguments.clips} clips of {arguments.seconds:g} s, stereo 44.1 kHz, {arguments.threads} threads run the model, "
-        f"{decode_threads(None, is_model_on_cpu=True)} decode, medians of {arguments.rounds} rounds"
+        f"{arguments.clips} clips of {arguments.seconds:g} s, stereo 44.1 kHz, {num_cores()} cores; threads: "
+        f"{arguments.threads} run the model, {always} decode, {spare} more while it waits; medians of {arguments.rounds} rounds"
     )
     kinds = {
         suffix: make_files(
@@ -103,30 +108,64 @@ def throughput(arguments: argparse.Namespace, place: Path) -> None:
     }
     batches = prepared_batches(model, kinds["wav"])
     num_windows = sum(len(lengths) for _, lengths in batches)
-
-    def bare() -> None:
-        with torch.inference_mode():
-            for waveform, lengths in batches:
-                model.encode_audio(waveform, lengths)
-
-    works: dict[str, Callable[[], None]] = {"bare forward": bare}
+    works = {BARE: partial(forward, model, batches)}
     for suffix, manifest in kinds.items():
-        works[suffix] = lambda manifest=manifest: sum(1 for _ in stream_clips(model, manifest, reporter=QUIET))  # type: ignore[misc]
-        works[f"{suffix}, hashed"] = lambda manifest=manifest: sum(  # type: ignore[misc]
-            1 for _ in stream_clips(model, manifest, reporter=QUIET, with_content=True)
-        )
+        for name, with_content in ((suffix, False), (f"{suffix}, hashed", True)):
+            works[f"{name}, decode alone"] = partial(decode, manifest, sample_rate=spec.sample_rate, with_content=with_content)
+            works[name] = partial(embed, model, manifest, with_content=with_content)
+    found = take_turns(works, rounds=arguments.rounds)
+    for name, times in found.items():
+        print(f"  {name:26} {num_windows / statistics.median(times):7.1f} windows/s", end="")
+        decoding = found.get(f"{name}, decode alone")
+        print("" if decoding is None else share(times, found[BARE], decoding, threads=arguments.threads))
+
+
+def forward(model: DualEncoder, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    with torch.inference_mode():
+        for waveform, lengths in batches:
+            model.encode_audio(waveform, lengths)
+
+
+def decode(manifest: Manifest, *, sample_rate: int, with_content: bool) -> None:
+    """What the threads that decode do, in one thread with nothing beside it."""
+    for clip in manifest:
+        path = manifest.audio_path(clip)
+        if with_content:
+            read_content(path)
+        for _ in stream_samples(path, sample_rate=sample_rate):
+            pass
+
+
+def embed(model: DualEncoder, manifest: Manifest, *, with_content: bool) -> None:
+    for _ in stream_clips(model, manifest, reporter=QUIET, with_content=with_content):
+        pass
+
+
+def take_turns(works: Mapping[str, Callable[[], None]], *, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in every round; one more round, the first, is warm-up."""
     found: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(arguments.rounds + 1):  # the first round is warm-up
+    for number in range(rounds + 1):
         for name, work in works.items():
             seconds = seconds_of(work)
             if number:
                 found[name].append(seconds)
-    for name, times in found.items():
-        ratios = [bare_s / seconds for bare_s, seconds in zip(found["bare forward"], times, strict=True)]
-        print(
-            f"  {name:13} {num_windows / statistics.median(times):7.1f} windows/s   {statistics.median(ratios):5.3f} of "
-            f"bare forward ({min(ratios):.3f} to {max(ratios):.3f})"
-        )
+    return found
+
+
+def share(times: list[float], bare: list[float], decoding: list[float], *, threads: int) -> str:
+    """The speed as a share of the bare forward pass, and the largest share that the cores allow.
+
+    No schedule is faster than one where all cores do nothing but run the model and decode, each at the speed it has alone.
+    """
+    shares = [bare_s / seconds for bare_s, seconds in zip(bare, times, strict=True)]
+    bounds = [
+        min(1.0, num_cores() * bare_s / (threads * bare_s + decoding_s))
+        for bare_s, decoding_s in zip(bare, decoding, strict=True)
+    ]
+    return (
+        f"   {statistics.median(shares):5.3f} of {BARE} ({min(shares):.3f} to {max(shares):.3f}), "
+        f"bound {statistics.median(bounds):5.3f} ({min(bounds):.3f} to {max(bounds):.3f})"
+    )
 
 
 def cache(arguments: argparse.Namespace, place: Path) -> None:
@@ -141,14 +180,14 @@ def cache(arguments: argparse.Namespace, place: Path) -> None:
             entry = kept.get(content, clip.start_s, clip.end_s)
             return None if entry is None else EmbeddedClip(0, *entry)
 
-        def embed() -> None:
+        def embed_with_cache() -> None:
             for clip in stream_clips(model, manifest, reporter=QUIET, known=known):
                 assert isinstance(clip, EmbeddedClip)
                 assert clip.content is not None
                 kept.put(clip.content, None, None, clip.vectors, clip.spans, clip.num_windows)
             kept.flush()
 
-        first, second = seconds_of(embed), seconds_of(embed)
+        first, second = seconds_of(embed_with_cache), seconds_of(embed_with_cache)
     print(
         f"cache: {arguments.clips} wav files of {arguments.seconds:g} s, {first:.2f} s without and {second:.2f} s with their "
         f"vectors in the cache, {first / second:.0f} times as fast, {place.joinpath('cache.db').stat().st_size / 2**20:.1f} MiB"

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from clapkit.data import audio, decoded
-from clapkit.data.decoded import DecodedClips, DecodedFile, decode_threads
+from clapkit.data.decoded import DecodedClips, DecodedFile, decode_threads, spare_threads
 from clapkit.data.manifest import Manifest
 from clapkit.errors import AudioError, ConfigError, RunDirError
 from clapkit.types import Clip
@@ -315,6 +315,15 @@ def test_a_model_on_the_processor_keeps_a_core_where_there_is_another(monkeypatc
         monkeypatch.setattr("clapkit.data.decoded.num_cores", lambda cores=cores: cores)
         assert decode_threads(None, is_model_on_cpu=True) == expected
         assert decode_threads(5, is_model_on_cpu=True) == 5
+
+
+def test_one_thread_is_spare_where_a_model_has_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clapkit.data.decoded._container_cores", lambda cgroups: 100.0)
+    for cores, expected in ((1, 0), (2, 1), (16, 1), (17, 0)):  # 16 threads decode at most
+        monkeypatch.setattr("clapkit.data.decoded.num_cores", lambda cores=cores: cores)
+        assert spare_threads(None, is_model_on_cpu=True) == expected
+        assert spare_threads(None) == 0
+        assert spare_threads(3, is_model_on_cpu=True) == 0
 
 
 def test_no_thread_is_too_few() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clapkit import registry
 from clapkit.errors import EmbeddingError, ShapeError
-from clapkit.index import _half, exact
+from clapkit.index import _half, _selection, exact
 
 
 def unit(rows):
@@ -36,6 +36,8 @@ def way(request, monkeypatch):
     monkeypatch.setattr(exact, "_BLOCK_ROWS", 7)
     monkeypatch.setattr(exact, "_SCANNED_BLOCK_ROWS", 11)
     monkeypatch.setattr(exact, "_FIRST_BLOCK_ROWS", 5)
+    monkeypatch.setattr(exact, "_FIRST_PRODUCT_ROWS", 6)
+    monkeypatch.setattr(_selection, "_GROUP_ROWS", 3)  # blocks of 7 rows are two groups and a row
     return request.param
 
 
@@ -268,6 +270,15 @@ def test_a_small_table_is_searched_without_faiss():
         "i.search(np.eye(3), 1); assert not {'faiss', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("num_rows", [0, 2, 3, 10])
+def test_scores_that_reach_the_floor_are_found_in_groups_and_in_the_rows_left_over(monkeypatch, num_rows):
+    monkeypatch.setattr(_selection, "_GROUP_ROWS", 3)
+    scores = np.random.default_rng(11).integers(0, 4, size=(num_rows, 5)).astype(np.float32)
+    floors = np.array([-np.inf, 0, 2, 3, 4], dtype=np.float32)  # reached by all, all, some, some and none
+    found = set(zip(*(part.tolist() for part in _selection._above(scores, floors)), strict=True))
+    assert found == {(row, query) for row in range(num_rows) for query in range(5) if scores[row, query] >= floors[query]}
 
 
 def test_every_float16_is_decoded_to_the_same_bits():

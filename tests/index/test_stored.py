@@ -206,6 +206,47 @@ def test_an_updated_ivf_answers_as_one_with_its_lists_that_has_always_had_the_ro
     assert report["recall@10"] == pytest.approx(recall("ivf", tmp_path, new_table, new_info, queries))
 
 
+def flat(rows, seed=0):
+    """Unit vectors of 64 numbers near a subspace of 8, the same for every seed."""
+    axes = np.random.default_rng(99).normal(size=(8, 64)) / 8
+    generator = np.random.default_rng(seed)
+    vectors = generator.normal(size=(rows, 8)) @ axes + 0.02 * generator.normal(size=(rows, 64))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_an_ivf_of_components_is_opened_and_updated_with_the_candidates_that_were_chosen(tmp_path):
+    queries, vectors = flat(60, seed=1), flat(ROWS)
+    info, table = save(tmp_path, vectors)
+    report = build("ivf", tmp_path, table, info, queries=queries, components=5)
+    assert report["components"] == 5
+    assert report["candidates"] > 40
+    opened = open_stored("ivf", tmp_path, "audio", info=info, table=table)
+    assert opened.candidates == report["candidates"]
+    assert report["recall@10"] == pytest.approx(recall("ivf", tmp_path, table, info, queries))
+    new_info, new_table = save(tmp_path, np.concatenate([vectors[100:], flat(30, seed=2), vectors[:50]]))
+    report = update("ivf", tmp_path, new_table, new_info, queries=queries)
+    assert report["update"] == {"added": 30, "removed": 50, "rebuilt": None}
+    assert report["components"] == 5
+    assert recall("ivf", tmp_path, new_table, new_info, queries) >= 0.95
+
+
+def test_an_index_from_before_candidates_were_chosen_opens_as_it_was(tmp_path, table):
+    info, table = table
+    build("ivf", tmp_path, table, info)
+    path = tmp_path / "index" / "ivf_audio_0.json"
+    description = json.loads(path.read_text())
+    expected = hits(open_stored("ivf", tmp_path, "audio", info=info, table=table), unit(5, seed=1))
+    del description["report"]["candidates"], description["report"]["components"]
+    path.write_text(json.dumps(description))
+    index = open_stored("ivf", tmp_path, "audio", info=info, table=table)
+    assert index.candidates == 40
+    for found, wanted in zip(hits(index, unit(5, seed=1)), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    path.write_text(json.dumps(description | {"report": description["report"] | {"candidates": 3}}))
+    with pytest.raises(EmbeddingError, match="candidates is 3, expected a whole number from 40 on"):
+        open_stored("ivf", tmp_path, "audio", info=info, table=table)
+
+
 def test_an_hnsw_takes_new_rows_without_a_rebuild_and_is_built_anew_where_rows_are_gone(tmp_path, table):
     info, table = table
     queries = unit(60, seed=1)

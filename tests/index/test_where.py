@@ -122,7 +122,7 @@ def expressions(comparisons):
             st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(lambda parts: "({}) {} ({})".format(*parts)),
         ),
         max_leaves=4,
-    )
+    ).filter(lambda expression: len(expression) <= 1000)  # longer ones are refused
 
 
 def columns(num_rows):

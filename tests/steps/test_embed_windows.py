@@ -47,7 +47,7 @@ def summary(items):
 
 def decoding_threads():
     """Names of the threads that decode just now."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("decode")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("window")]
 
 
 def test_windows_come_in_order_with_an_end_behind_each_clip(manifest):
@@ -67,6 +67,45 @@ def test_neither_threads_nor_room_nor_hashing_change_what_comes(manifest, thread
     found = take_all(manifest, threads=threads, max_bytes=max_bytes, with_content=with_content, clips_ahead=threads)
     plain = [(row, item if isinstance(item, DecodedWindow) else ClipEnd()) for row, item in found]
     assert summary(plain) == summary(take_all(manifest))
+
+
+@pytest.mark.parametrize("max_bytes", [1, 1 << 30])
+@pytest.mark.parametrize("with_content", [False, True])
+def test_spare_threads_change_nothing_and_can_do_all_the_work(manifest, max_bytes, with_content):
+    options = {"max_bytes": max_bytes, "with_content": with_content}
+    expected = summary(take_all(manifest, with_content=with_content))
+    assert summary(take_all(manifest, threads=0, spare_threads=1, **options)) == expected
+    assert summary(take_all(manifest, threads=1, spare_threads=2, **options)) == expected
+
+
+def test_a_spare_thread_decodes_only_while_windows_are_waited_for(manifest, monkeypatch):
+    waited = []
+
+    def stream_and_look(*arguments, **options):
+        for block in audio_blocks(*arguments, **options):
+            with ahead._changed:
+                waited.append(ahead._is_starved())
+            yield block
+
+    audio_blocks = embed_windows.stream_samples
+    monkeypatch.setattr(embed_windows, "stream_samples", stream_and_look)
+    with start(manifest, threads=0, spare_threads=1) as ahead:
+        for _ in ahead:
+            with ahead._changed:
+                assert not ahead._is_starved()
+            time.sleep(0.001)  # the model
+    # One thread, and one block a file: nothing else could have ended the wait while it was decoded.
+    assert waited == [True] * 12
+
+
+def test_a_spare_thread_finishes_the_clip_that_it_has_begun(manifest):
+    # What comes behind it would have to wait for it, whatever other threads have ready.
+    last = dataclasses.replace(manifest, clips=manifest.clips[4:5])  # 0.5 s: windows at 0, 800, 1600 and 2400
+    with start(last, threads=0, spare_threads=1) as ahead:
+        next(iter(ahead))
+        with ahead._changed:
+            assert ahead._changed.wait_for(lambda: len(ahead._entries[0].items) == 4, timeout=10)  # and the end
+            assert not ahead._is_starved()
 
 
 def test_ends_carry_the_hash_of_the_file(manifest):
