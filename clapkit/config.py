@@ -118,7 +118,9 @@ class TrainConfig(CommonConfig):
     train_split: str = option("train", "Split to train on.")
     val_split: str = option("val", "Split to validate on; it selects the best checkpoint.")
     loss: str = option("infonce", "Objective.", plugin="loss")
-    base: Literal["infonce", "siglip"] | None = option(None, "Base loss of svr and reweighted. [default: infonce]")
+    base: Literal["infonce", "siglip", "svr", "reweighted"] | None = option(
+        None, "Base loss of svr and reweighted (infonce, siglip), and of dbpm and alip. [default: infonce]"
+    )
     radius: Literal["adaptive", "static", "fixed", "ratio"] | None = option(None, "Radius model of svr. [default: adaptive]")
     sides: Literal["bi", "uni"] | None = option(None, "svr on both directions or on text to audio only. [default: bi]")
     alpha: float | None = option(None, "Weight of the support-vector term of svr; extra weight of reweighted. [default: 1.0]")
@@ -292,11 +294,36 @@ class EvalConfig(CommonConfig):
     )
     data: str | None = option(None, "prepare run or manifest. [default: the model's data]")
     split: str = option("test", "Split to evaluate.")
-    tasks: str | None = option(None, "Comma-separated: retrieval, zero-shot. [default: all that the data allows]")
+    tasks: str | None = option(
+        None,
+        "Comma-separated, or all. [default: geometry, multilingual, retrieval, zero-shot, as the data allow]",
+        plugin="task",
+    )
     prompt: tuple[str, ...] = option(
         ("This is a sound of {}.",), "Prompt template of zero-shot; repeatable: their embeddings are averaged."
     )
+    prompt_set: str | None = option(
+        None,
+        "Named set of prompts, or a text file with one template a line, instead of --prompt; each is evaluated alone, too.",
+    )
+    classes: Path | None = option(
+        None, "Text file with the classes of zero-shot, one a line, as label or label<TAB>text. [default: those of the data]"
+    )
+    relevance: Path | None = option(
+        None, "CSV, TSV, JSONL or Parquet table with query, clip and (optional) grade: clips of captions as people judged them."
+    )
+    clean_captions: bool = option(False, "Lower-case captions and turn punctuation into blanks, as some models were trained.")
+    probe_split: str = option("train", "Split on which the probe and its neighbours learn.")
+    embeddings: str | None = option(
+        None, "embed run of both modalities, or AUDIO.npy,TEXT.npy in the order of the clips and captions, instead of a model."
+    )
     bootstrap: int = option(2000, "Draws of the bootstrap over clips; 0 turns intervals off.")
+    baseline: str | None = option(None, "The run that the others are tested against. [default: the first]")
+    headline: tuple[str, ...] = option(
+        (), "Metric on which a claim rests; repeatable: Holm corrects for their number. [default: R@1 both ways, accuracy]"
+    )
+    strict: bool = option(False, "Refuse what would be marked: test clips seen, selection on the test split, clips missing.")
+    submission: int | None = option(None, "Also write submission.csv: the best N files of every caption, best first.")
     report: bool = option(False, "Also write report.html and plots.")
     batch_size: int = option(32, "Windows (or sentences) in a batch; changes speed, not results.", identity=False)
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Autocast of the encoders.")

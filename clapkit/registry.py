@@ -27,6 +27,7 @@ PACKAGES = {
     "recipe": "clapkit.data.recipes",
     "metric": "clapkit.metrics",
     "index": "clapkit.index",
+    "task": "clapkit.steps.tasks",
 }
 
 

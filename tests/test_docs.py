@@ -46,6 +46,7 @@ PAGE_OF_KIND = {
     "text encoder": "encoders.md",
     "recipe": "corpora.md",
     "metric": "metrics.md",
+    "task": "metrics.md",
     "index": "search.md",
 }
 PLUGINS = [(kind, name) for kind in PAGE_OF_KIND for name in registry.names(kind)]
@@ -127,8 +128,9 @@ def section(text: str, name: str) -> str:
 @pytest.mark.parametrize(("kind", "name"), PLUGINS, ids=lambda value: value.replace(" ", "-"))
 def test_every_plugin_and_all_its_options_are_documented(kind: str, name: str) -> None:
     page = prose((DOCS / PAGE_OF_KIND[kind]).read_text(encoding="utf-8"))
-    part = section(page, name)
-    assert part != page or f"`{name}`" in page
+    shown = name.replace("_", "-") if kind == "task" else name
+    part = section(page, shown)
+    assert part != page or f"`{shown}`" in page
     missing = [option for option in registry.defaults(kind, name) if f"`{option}`" not in part]
     assert not missing, f"{PAGE_OF_KIND[kind]}, {kind} {name}: options {missing} are not documented"
 

@@ -12,10 +12,10 @@ import clapkit
 
 PACKAGE = Path(clapkit.__file__).parent
 CORE = ("data", "encoders", "objectives", "training", "metrics", "index", "report")
-FOUNDATION = {"types", "errors", "registry"}
+FOUNDATION = {"types", "errors", "registry", "scales"}
 ALLOWED = {
     **{core: FOUNDATION | {core} for core in CORE},
-    "cli": {"cli", "config", "registry", "errors", "files", "run_dir", "runs", "types", "steps"},
+    "cli": {"cli", "config", "registry", "errors", "files", "run_dir", "runs", "scales", "types", "steps"},
     "library": {"config", "errors", "types", "steps", "data"},
     "steps": {"steps", "config", "files", "run_dir", "runs", *FOUNDATION, *CORE},
     "config": {"errors"},
@@ -24,6 +24,7 @@ ALLOWED = {
     "runs": {"errors", "files", "run_dir"},
     "registry": {"errors"},
     "types": set(),
+    "scales": set(),
     "errors": set(),
 }
 

@@ -47,7 +47,15 @@ FORMS = [(name, {}) for name in LOSSES] + [
     ("dcl", {"weighted": True}),
     ("cwcl", {"kernel": "exp"}),
     ("cwcl", {"kernel": "exp", "side": "audio"}),
+    ("mochi", {"num_hardest": 4, "num_mixed": 5, "num_query_mixed": 3}),
+    ("m3col", {"mix_until": 1.0, "mix_share": 1.0, "beta": 1.0}),
+    ("cacr", {"repulsion": 7.0, "detach_weights": True}),
+    ("sogclr", {"gamma": 1.0}),
+    ("sogclr", {"individual": True}),
     *(("reweighted", {"base": base, "sides": "uni"}) for base in ("infonce", "siglip")),
+    *((name, {"targets": "ot"}) for name in ("infonce", "svr", "reweighted")),
+    *((name, {"wrapped": wrapped}) for name in ("dbpm", "alip") for wrapped in ("siglip", "svr")),
+    ("dbpm", {"warmup": 0.0, "c1": 0.5, "c2": 0.5}),
     *((name, scheduled(name)) for name in LOSSES if "schedule" in registry.defaults("loss", name)),
 ]
 forms = pytest.mark.parametrize(("name", "options"), FORMS, ids=lambda value: value if isinstance(value, str) else str(value))
@@ -56,8 +64,10 @@ forms = pytest.mark.parametrize(("name", "options"), FORMS, ids=lambda value: va
 def make_loss(name, options, *, batch=BATCH, seed=0):
     """An objective with what the train step supplies."""
     features = functional.normalize(torch.randn(BATCH, 5, generator=torch.Generator().manual_seed(5)), dim=1)
-    supplied = {"batch_size": batch, "features": features, "side": "text"}
+    supplied = {"batch_size": batch, "features": features, "side": "text", "num_rows": BATCH}
     known = registry.defaults("loss", name)
+    if "wrapped" in options:
+        options = options | {"wrapped": make_loss(options["wrapped"], {}, batch=batch, seed=seed)}
     torch.manual_seed(seed)
     return registry.build("loss", name, {key: value for key, value in supplied.items() if key in known} | options)
 

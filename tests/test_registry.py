@@ -7,7 +7,22 @@ from clapkit.errors import ConfigError, UnknownNameError
 
 
 def test_plugins_are_the_files_that_define_build() -> None:
-    assert registry.names("loss") == ("cwcl", "dcl", "decoupled", "infonce", "reweighted", "siglip", "svr", "triplet")
+    assert registry.names("loss") == (
+        "alip",
+        "cacr",
+        "cwcl",
+        "dbpm",
+        "dcl",
+        "decoupled",
+        "infonce",
+        "m3col",
+        "mochi",
+        "reweighted",
+        "siglip",
+        "sogclr",
+        "svr",
+        "triplet",
+    )
     assert registry.names("term") == ("alignment", "cross_uniformity", "cyclip", "embedding_l1", "uniformity")
     assert registry.names("audio encoder") == ("ced", "hf", "light", "small", "tiny")
     assert registry.names("text encoder") == ("hf", "light", "small", "tiny")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clapkit.files import to_json, to_json_line
 from clapkit.run_dir import RunDir
+from clapkit.scales import decimals, is_fraction
 from clapkit.types import SilentReporter, Tracker
 
 if TYPE_CHECKING:
@@ -155,5 +156,6 @@ def _one_line(message: str) -> str:
 
 
 def show_metric(name: str, value: float) -> str:
-    """A metric as tables show it: ranks as they are, fractions in percent."""
-    return f"{value:.1f}" if name.endswith(("MedR", "MeanR")) else f"{100 * value:.1f} %"
+    """A metric as tables show it: fractions in percent, everything else as it is."""
+    digits = decimals(name)
+    return f"{100 * value:.{digits}f} %" if is_fraction(name) else f"{value:.{digits}f}"

@@ -62,7 +62,8 @@ def help_of(field: dataclasses.Field[Any]) -> str:
 
 def _choices(field: dataclasses.Field[Any]) -> list[str]:
     if field.metadata["plugin"]:
-        return list(registry.names(field.metadata["plugin"]))
+        names = registry.names(field.metadata["plugin"])
+        return [name.replace("_", "-") for name in names] if field.metadata["plugin"] == "task" else list(names)
     literal = str(field.type)
     start = literal.find("Literal[")
     if start < 0:

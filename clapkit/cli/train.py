@@ -21,10 +21,14 @@ HELP = """Train a dual encoder on a prepared corpus.
 
 
 def configure(given: dict[str, Any]) -> TrainConfig:
-    """The configuration of a call; on ``--resume`` that of the unfinished run, which only the first process looks for."""
+    """The configuration of a call; on ``--resume`` that of the unfinished run, which only the first process looks for.
+
+    With ``--skip-existing`` beside it there need not be one: a line of a sweep starts a run, goes on with it, or finds it
+    finished.
+    """
     if _is_follower():
         return resolve(TrainConfig, given)
-    return resume.configure("train", TrainConfig, given)
+    return resume.configure("train", TrainConfig, given, may_start=bool(given.get("skip_existing")))
 
 
 def run(config: TrainConfig, argv: list[str]) -> None:

@@ -34,7 +34,7 @@ class DecodingAhead(Generic[Pending]):
         threads: int,
     ) -> None:
         self._stream, self._start = stream, start
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
         self._begun: deque[tuple[Place, Pending]] = deque()
 
     def comes_to(self, place: Place) -> bool:

@@ -2,7 +2,7 @@
 
 Every test speaks only on strong evidence, because captions are short: a false alarm in a corpus of half a million of them
 hides the true ones. What is not found: a language of another script's neighbour (Ukrainian tagged as Russian), languages of
-Latin script without a list in ``_languages`` unless the script itself is wrong, and errors of spelling and of sense.
+Latin script without a list in ``languages`` unless the script itself is wrong, and errors of spelling and of sense.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import html.entities
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from clapkit.data._languages import FUNCTION_WORDS, ISO_639_1, KANA, LATIN, OWN_WORDS, SCRIPTS, WITHOUT_BLANKS, WORD
 from clapkit.data.findings import MAX_CHARACTERS, MAX_WORDS, Finding
+from clapkit.data.languages import FUNCTION_WORDS, ISO_639_1, KANA, LATIN, OWN_WORDS, SCRIPTS, WITHOUT_BLANKS, WORD
 from clapkit.types import Caption, Clip
 
 _MIN_EVIDENCE = 2

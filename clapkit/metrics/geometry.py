@@ -1,10 +1,11 @@
 """Geometry of two sets of embeddings: how close pairs are, how spread each modality is, how far the modalities lie apart.
 
 All take embeddings [N, D], one row per pair, with unit norm; rows that stand for the same clip should come once, or
-uniformity counts their distance 0 as clumping. Uniformity and the mean negative cosine take time N^2 and memory N.
+uniformity counts their distance 0 as clumping. Uniformity takes time N^2 and memory N.
 
 Reference: Wang and Isola, 2020, arXiv 2005.10242 (alignment, uniformity); Liang et al., 2022, arXiv 2203.02053 (modality
-gap); Roy and Vetterli, 2007 (effective rank). Deviations: uniformity is per modality, over distinct pairs of rows.
+gap); Roy and Vetterli, 2007 (effective rank); Wang and Liu, 2021, arXiv 2012.09740 (tolerance). Deviations: uniformity is
+per modality, over distinct pairs of rows; tolerance is the mean over the pairs of one label, not over all pairs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clapkit.errors import MetricError
+from clapkit.metrics.blockwise import exact_scores
+from clapkit.metrics.nearest import nearest_pairs
 from clapkit.metrics.ranking import FloatArray
 
 # Rows compared with all others at a time.
@@ -48,10 +51,11 @@ def uniformity(embeddings: npt.ArrayLike) -> float:
     squares = np.square(x).sum(axis=1)  # [N]
     total = 0.0
     for start in range(0, len(x), _CHUNK_ROWS):
-        rows = slice(start, start + _CHUNK_ROWS)
-        distances = squares[rows, None] + squares - 2 * x[rows] @ x.T  # [chunk, N]
+        part = x[start : start + _CHUNK_ROWS]
+        distances = squares[start : start + len(part), None] + squares[start:] - 2 * part @ x[start:].T  # [chunk, rest]
         kernel = np.exp(-2 * np.maximum(distances, 0.0))
-        total += float(kernel.sum()) - float(kernel.diagonal(start).sum())  # a row is no pair with itself
+        among, later = kernel[:, : len(part)], kernel[:, len(part) :]  # pairs with later rows stand for both orders
+        total += float(among.sum()) - float(np.trace(among)) + 2 * float(later.sum())  # a row is no pair with itself
     return float(np.log(total / (len(x) * (len(x) - 1))))
 
 
@@ -127,11 +131,114 @@ def participation_ratio(embeddings: npt.ArrayLike) -> float:
         MetricError: if the shape is another, a value is not finite, or all rows are the same.
     """
     x = _checked("embeddings", embeddings)
-    eigenvalues = np.square(np.linalg.svd(x - x.mean(axis=0), compute_uv=False))  # up to a factor that cancels
-    largest = np.square(x).sum(axis=1).max()
-    if eigenvalues[0] <= 1e-12 * largest:
+    centred = x - x.mean(axis=0)
+    covariance = centred.T @ centred  # [D, D], up to a factor that cancels
+    total, largest = float(np.trace(covariance)), np.square(x).sum(axis=1).max()
+    if total <= 1e-12 * largest:
         raise MetricError("embeddings: all rows are the same, expected some spread; the participation ratio has no meaning")
-    return float(eigenvalues.sum() ** 2 / np.square(eigenvalues).sum())
+    return float(total**2 / np.square(covariance).sum())  # the sum of the squared eigenvalues is that of all entries
+
+
+def positive_cosines(audio: npt.ArrayLike, text: npt.ArrayLike) -> FloatArray:
+    """Cosine of every pair, float64 [N].
+
+    Args:
+        audio: [N, D].
+        text: [N, D], row i belongs to row i of ``audio``.
+
+    Raises:
+        MetricError: if the shapes do not fit, a value is not finite, or there is no row.
+    """
+    a, t = _pairs(audio, text)
+    cosines: FloatArray = (a * t).sum(axis=1)
+    return cosines
+
+
+def margins(queries: npt.ArrayLike, items: npt.ArrayLike, own: npt.ArrayLike) -> FloatArray:
+    """Cosine of each query with its item minus that with the hardest other item, float32 [Q].
+
+    Where every query has one relevant item the share of margins of 0 or less is 1 - R@1. Time Q N, memory Q + N.
+
+    Args:
+        queries: [Q, D].
+        items: [N, D], N >= 2.
+        own: integers [Q], the row of the item that belongs to each query.
+
+    Raises:
+        MetricError: as ``nearest_pairs``.
+    """
+    others = nearest_pairs(queries, items, 1, excluded=own)
+    hardest = np.concatenate([pairs.score[pairs.starts] for pairs in others])  # those of a query tie
+    q, x = np.asarray(queries), np.asarray(items)
+    found: FloatArray = exact_scores(q, x, np.arange(len(q)), np.asarray(own)) - hardest
+    return found
+
+
+def tolerance(embeddings: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Mean cosine of two distinct rows with the same label; higher forgives more inside a class.
+
+    Args:
+        embeddings: [N, D].
+        labels: bool [N, C]; a pair that shares several labels counts once for each.
+
+    Raises:
+        MetricError: if the shapes do not fit, a value is not finite, or no two rows share a label.
+    """
+    x, mask = _checked("embeddings", embeddings), np.asarray(labels)
+    if mask.dtype != np.bool_ or mask.ndim != 2 or len(mask) != len(x):
+        raise MetricError(f"labels: {mask.dtype} {list(mask.shape)}, expected bool [{len(x)}, classes]")
+    of_class = mask.astype(np.float64).T  # [C, N]
+    counts = of_class.sum(axis=1)
+    num_pairs = float((counts * (counts - 1)).sum())
+    if not num_pairs:
+        raise MetricError("labels: no two rows share one, expected at least one pair; the tolerance has no meaning")
+    sums = of_class @ x  # [C, D]
+    own = of_class @ np.square(x).sum(axis=1)  # [C] what pairs of a row with itself add
+    return float((np.square(sums).sum(axis=1) - own).sum() / num_pairs)
+
+
+def group_directions(vectors: npt.ArrayLike, group: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """Unit-norm mean of the rows of each group, for example of the captions of each clip.
+
+    Args:
+        vectors: unit norm [M, D].
+        group: integers [M], the group of each row.
+
+    Returns:
+        The G groups, ascending, and their directions, float64 [G, D].
+
+    Raises:
+        MetricError: if the shapes do not fit, a value is not finite, or the rows of a group cancel each other.
+    """
+    x, index = _checked("vectors", vectors), np.asarray(group)
+    if index.shape != (len(x),) or index.dtype.kind not in "iu":
+        raise MetricError(f"group: {index.dtype} {list(index.shape)}, expected {len(x)} whole numbers, one per vector")
+    order = np.argsort(index, kind="stable")
+    groups, first, counts = np.unique(index[order], return_index=True, return_counts=True)
+    sums = np.zeros((len(groups), x.shape[1]))
+    largest = np.argsort(-counts, kind="stable")  # groups that have a j-th row are the first of these
+    for j in range(int(counts.max(initial=0))):  # several times as fast as np.add.reduceat
+        having = largest[: np.count_nonzero(counts > j)]
+        sums[having] += x[order[first[having] + j]]
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    if (norms < 1e-9).any():
+        raise MetricError(
+            f"group {groups[int(norms.argmin())]}: its vectors cancel each other; expected a mean with a direction"
+        )
+    return groups.astype(np.int64), sums / norms
+
+
+def sample_rows(num_rows: int, *, limit: int, seed: int) -> npt.NDArray[np.int64]:
+    """All rows, or ``limit`` of them drawn without replacement, ascending: what work that grows with N^2 is done on.
+
+    Args:
+        num_rows: N.
+        limit: most rows.
+        seed: of the draw.
+    """
+    if num_rows <= limit:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(seed).choice(num_rows, size=limit, replace=False))
 
 
 def _uniformity_audio(audio: npt.ArrayLike, text: npt.ArrayLike) -> float:

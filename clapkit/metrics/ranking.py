@@ -125,23 +125,32 @@ def rank_pairs(scores: npt.ArrayLike, query: npt.ArrayLike, item: npt.ArrayLike)
         MetricError: if scores are not finite, an index is out of range, or a query has no relevant item.
     """
     checked = checked_scores(scores)
-    rows = _checked_index(query, len(checked), name="query")
-    columns = _checked_index(item, checked.shape[1], name="item")
+    rows = checked_index(query, len(checked), name="query")
+    columns = checked_index(item, checked.shape[1], name="item")
     if len(rows) != len(columns):
         raise MetricError(f"item: {len(columns)} entries, expected {len(rows)}, one per query index")
     num_relevant = np.bincount(rows, minlength=len(checked))
     if not num_relevant.all():
         raise MetricError(f"query {int(np.argmin(num_relevant))}: has no relevant item; leave such queries out")
     own = checked[rows, columns]
-    order = np.lexsort((-own, rows))  # by query, then best first
-    return _ranking(checked, rows[order], own[order], num_relevant)
+    return ranking_from_counts(rows, own, *_count(checked, rows, own))
 
 
-def _ranking(scores: FloatArray, query: IntArray, own: FloatArray, num_relevant: IntArray) -> Ranking:
+def ranking_from_counts(query: IntArray, own: FloatArray, num_higher: IntArray, num_equal: IntArray) -> Ranking:
+    """Rank relevant items that were compared with all items already.
+
+    Args:
+        query: int64 [P], query of each relevant pair; every query from 0 to Q - 1 occurs.
+        own: scores [P] of the pairs.
+        num_higher: int64 [P], items of the query, relevant or not, that score higher.
+        num_equal: int64 [P], items of the query with the same score, this one included.
+    """
+    order = np.lexsort((-own, query))  # by query, then best first
+    query, own, num_higher, num_equal = query[order], own[order], num_higher[order], num_equal[order]
+    num_relevant = np.bincount(query)
     first = np.concatenate(([0], np.cumsum(num_relevant)[:-1]))  # [Q] pair with the best relevant item of each query
     position = np.arange(len(query)) - first[query] + 1
     group_first, group_last = _tie_groups(query, own)
-    num_higher, num_equal = _count(scores, query, own)
     # Of the items that score higher (or the same), the relevant ones are no wrong items.
     wrong_higher = num_higher - (group_first - first[query])
     wrong_equal = num_equal - (group_last - group_first + 1)
@@ -224,7 +233,12 @@ def check_cutoff(k: int) -> None:
         raise MetricError(f"k = {k}: expected at least 1")
 
 
-def _checked_index(index: npt.ArrayLike, size: int, *, name: str) -> IntArray:
+def checked_index(index: npt.ArrayLike, size: int, *, name: str) -> IntArray:
+    """Row numbers, int64 [P].
+
+    Raises:
+        MetricError: if they are no list of whole numbers from 0 to ``size - 1``.
+    """
     array = np.asarray(index)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise MetricError(f"{name}: {array.dtype} {list(array.shape)}, expected a list of whole numbers")

@@ -176,18 +176,41 @@ def paired_sign_flip(differences: npt.ArrayLike, *, num_draws: int = 10_000, see
     array = np.asarray(differences, dtype=np.float64)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
         raise MetricError(f"sign-flip test: {array.size} differences, expected at least one, all finite")
+    return paired_sign_flips(array[:, None], num_draws=num_draws, seed=seed)[0]
+
+
+def paired_sign_flips(differences: npt.ArrayLike, *, num_draws: int = 10_000, seed: int = 0) -> list[SignFlip]:
+    """``paired_sign_flip`` of several quantities of the same clips at once; all see the same patterns.
+
+    Args:
+        differences: metric of one system minus metric of the other, per clip and quantity [N, M].
+        num_draws: random patterns beyond the exact range.
+        seed: of the random patterns.
+
+    Raises:
+        MetricError: if there are no clips or a difference is not finite.
+    """
+    array = np.asarray(differences, dtype=np.float64)
+    if array.ndim != 2 or not len(array) or not np.isfinite(array).all():
+        raise MetricError(f"sign-flip test: differences {list(array.shape)}, expected [clips, quantities], all finite")
     exact = len(array) <= MAX_EXACT_CLIPS
     blocks = _all_signs(len(array)) if exact else _random_signs(len(array), num_draws, seed)
-    observed = array.sum()
+    observed = array.sum(axis=0)  # [M]
     # Patterns that equal the observed sum up to rounding must count, or p would depend on the order of the additions.
-    slack = 1e-12 * np.abs(array).sum()
-    far = large = patterns = 0 if exact else 1
+    slack = 1e-12 * np.abs(array).sum(axis=0)
+    patterns = 0 if exact else 1
+    far = np.full(array.shape[1], patterns)
+    large = far.copy()
     for signs in blocks:
-        sums = signs @ array
-        far += int((np.abs(sums) >= abs(observed) - slack).sum())
-        large += int((sums >= observed - slack).sum())
+        sums = signs @ array  # [patterns, M]
+        far += (np.abs(sums) >= np.abs(observed) - slack).sum(axis=0)
+        large += (sums >= observed - slack).sum(axis=0)
         patterns += len(signs)
-    return SignFlip(float(array.mean()), far / patterns, large / patterns, patterns)
+    means = array.mean(axis=0)
+    return [
+        SignFlip(float(mean), int(f) / patterns, int(n) / patterns, patterns)
+        for mean, f, n in zip(means, far, large, strict=True)
+    ]
 
 
 def _all_signs(size: int) -> Iterator[FloatArray]:

@@ -13,7 +13,7 @@ from clapkit.objectives.row_blocks import needs_blocks, pair_cosines
 from clapkit.objectives.siglip import SigLIP
 from clapkit.objectives.similarity import cosine
 from clapkit.objectives.svr import Base, Sides, make_base
-from clapkit.objectives.targets import Policy
+from clapkit.objectives.targets import SoftmaxPolicy
 from clapkit.objectives.temperature import TemperatureKind
 from clapkit.types import LossOutput
 
@@ -26,7 +26,9 @@ def build(
     temperature: TemperatureKind = "learnable",
     tau: float | None = None,
     bias_init: Literal["auto"] | float = "auto",
-    targets: Policy = "ignore",
+    targets: SoftmaxPolicy = "ignore",
+    ot_share: float | None = None,
+    ot_eps: float | None = None,
     schedule: nn.Module | None = None,
 ) -> Reweighted:
     """Make the objective; the defaults weigh like those of svr.
@@ -39,6 +41,8 @@ def build(
         tau: of the base; its own default unless set.
         bias_init: of the base ``siglip``.
         targets: of the base.
+        ot_share: of the base ``infonce``, with ``targets=ot``.
+        ot_eps: likewise.
         schedule: of the base ``infonce``: gives every anchor its temperature.
 
     Raises:
@@ -47,7 +51,17 @@ def build(
     require_choice("base", base, Base)
     require_choice("sides", sides, Sides)
     require(0 <= alpha < math.inf, f"alpha={alpha}: expected a weight of 0 or more")
-    return Reweighted(make_base(base, temperature, tau, bias_init, targets, schedule), sides, alpha)
+    contrast = make_base(
+        base,
+        temperature=temperature,
+        tau=tau,
+        bias_init=bias_init,
+        targets=targets,
+        ot_share=ot_share,
+        ot_eps=ot_eps,
+        schedule=schedule,
+    )
+    return Reweighted(contrast, sides, alpha)
 
 
 class Reweighted(nn.Module):
@@ -71,21 +85,29 @@ class Reweighted(nn.Module):
         self.sides = sides
         self.alpha = alpha
 
-    def forward(self, audio: Tensor, text: Tensor, positives: Tensor, index: Tensor, progress: float) -> LossOutput:
-        """Score a batch; see ``clapkit.types.Objective``.
+    def forward(
+        self,
+        audio: Tensor,
+        text: Tensor,
+        positives: Tensor,
+        index: Tensor,
+        progress: float,
+        weights: Tensor | None = None,
+    ) -> LossOutput:
+        """Score a batch; see ``clapkit.types.Objective``. ``weights`` [B]: how much each pair counts.
 
         Raises:
-            ShapeError: if the shapes differ or B < 2.
+            ShapeError: if the shapes differ, B < 2, or B is too large for the targets of the base.
         """
         check_batch(audio, text, positives, index)
         with full_precision(audio, text) as (audio, text):
             scale = self.base.temperature.scale(index, progress, dtype=text.dtype)
             if needs_blocks(text):
-                total, terms = self.base.both_in_blocks(text, audio, positives, scale)
+                total, terms = self.base.both_in_blocks(text, audio, positives, scale, weights)
                 stats = self.base.pair_stats(pair_cosines(audio, text), index, progress)
             else:
                 similarity = cosine(text, audio)  # [B, B], rows are texts
-                total, terms = self.base.both_directions(similarity, positives, scale)
+                total, terms = self.base.both_directions(similarity, positives, scale, weights)
                 stats = self.base.stats(similarity, index, progress)
             # The loss of texts: the first term of both bases.
             total = (1 + self.alpha) * total if self.sides == "bi" else total + self.alpha * next(iter(terms.values())) / 2

@@ -21,7 +21,7 @@ MOST_ROWS = 4096
 """Pairs up to which a batch is one block: its matrices take at most 64 MiB each, and so do those of the blocks of others."""
 
 Result = TypeVar("Result")
-RowScore = Callable[[Tensor, Tensor, Tensor | float], Tensor]
+RowScore = Callable[..., Tensor]
 
 
 def needs_blocks(anchors: Tensor) -> bool:
@@ -45,15 +45,29 @@ def rolled(matrix: Tensor, rows: slice, *, dim: int) -> Tensor:
     return matrix.roll(-rows.start, dims=dim)
 
 
-def mean_over_rows(score: RowScore, anchors: Tensor, targets: Tensor, positives: Tensor, scale: Tensor | float) -> Tensor:
+def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of losses [R], each counted with its weight [R]; divided by R, so that a light row makes others no heavier."""
+    return losses.mean() if weights is None else (weights * losses).mean()
+
+
+def mean_over_rows(
+    score: RowScore,
+    anchors: Tensor,
+    targets: Tensor,
+    positives: Tensor,
+    scale: Tensor | float,
+    weights: Tensor | None = None,
+) -> Tensor:
     """A loss that is a mean over rows, without its matrix.
 
     Args:
-        score: ``(similarity [R, B], positives [R, B], scale)`` to the mean over the R rows, partners on the diagonal.
+        score: ``(similarity [R, B], positives [R, B], scale)``, and weights [R] where there are some, to the mean over the R
+            rows, partners on the diagonal.
         anchors: [B, D].
         targets: [B, D], row i the partner of anchor i.
         positives: bool [B, B], rows are anchors.
         scale: a scalar or [B, 1].
+        weights: [B], how much each row counts.
 
     Returns:
         Scalar.
@@ -63,7 +77,8 @@ def mean_over_rows(score: RowScore, anchors: Tensor, targets: Tensor, positives:
 
         def block(some: Tensor, all_targets: Tensor, factor: Tensor | float, rows: slice = rows) -> Tensor:
             similarity = cosine(some, rolled(all_targets, rows, dim=0))  # [R, B]
-            return score(similarity, rolled(positives[rows], rows, dim=1), factor)
+            weighing = [] if weights is None else [weights[rows]]
+            return score(similarity, rolled(positives[rows], rows, dim=1), factor, *weighing)
 
         loss = computed_twice(block, anchors[rows], targets, rows_of(scale, rows))
         total = total + loss * ((rows.stop - rows.start) / anchors.shape[0])

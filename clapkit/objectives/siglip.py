@@ -17,7 +17,7 @@ from clapkit.objectives.contract import (
     require,
     undecayed_group,
 )
-from clapkit.objectives.row_blocks import mean_over_rows, needs_blocks, pair_cosines
+from clapkit.objectives.row_blocks import mean_over_rows, needs_blocks, pair_cosines, weighted_mean
 from clapkit.objectives.similarity import cosine
 from clapkit.objectives.targets import Policy, check_policy, further_positives, no_negatives
 from clapkit.objectives.temperature import Temperature, TemperatureKind
@@ -70,8 +70,16 @@ class SigLIP(nn.Module):
         self.bias = nn.Parameter(torch.tensor(0.0 if isinstance(bias_init, str) else float(bias_init)))
         self.targets = targets
 
-    def forward(self, audio: Tensor, text: Tensor, positives: Tensor, index: Tensor, progress: float) -> LossOutput:
-        """Score a batch; see ``clapkit.types.Objective``.
+    def forward(
+        self,
+        audio: Tensor,
+        text: Tensor,
+        positives: Tensor,
+        index: Tensor,
+        progress: float,
+        weights: Tensor | None = None,
+    ) -> LossOutput:
+        """Score a batch; see ``clapkit.types.Objective``. ``weights`` [B]: how much each pair counts.
 
         Raises:
             ShapeError: if the shapes differ or B < 2.
@@ -80,40 +88,68 @@ class SigLIP(nn.Module):
         with full_precision(audio, text) as (audio, text):
             scale = self.temperature.scale(index, progress)
             if needs_blocks(text):
-                total, terms = self.both_in_blocks(text, audio, positives, scale)
+                total, terms = self.both_in_blocks(text, audio, positives, scale, weights)
                 return loss_output(total, terms, self.pair_stats(pair_cosines(audio, text), index, progress))
             similarity = cosine(text, audio)  # [B, B], rows are texts
-            total, terms = self.both_directions(similarity, positives, scale)
+            total, terms = self.both_directions(similarity, positives, scale, weights)
             return loss_output(total, terms, self.stats(similarity, index, progress))
 
-    def both_directions(self, similarity: Tensor, positives: Tensor, scale: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its one term; the sigmoid loss is the same from both sides."""
-        loss = self.one_direction(similarity, positives, scale)
+    def both_directions(
+        self,
+        similarity: Tensor,
+        positives: Tensor,
+        scale: Tensor | float,
+        weights: Tensor | None = None,
+        plan: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its one term; the sigmoid loss is the same from both sides.
+
+        With ``weights`` [B] it is the mean of both: an entry counts with the mean weight of its text and its clip.
+        """
+        assert plan is None, "there is no target to be moved from one candidate to another"
+        loss = self.one_direction(similarity, positives, scale, weights)
+        if weights is not None:
+            loss = (loss + self.one_direction(similarity.T, positives.T, scale, weights)) / 2
         return loss, {"siglip": loss}
 
     def both_in_blocks(
-        self, text: Tensor, audio: Tensor, positives: Tensor, scale: Tensor | float
+        self, text: Tensor, audio: Tensor, positives: Tensor, scale: Tensor | float, weights: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As ``both_directions``, from the embeddings of a large batch, [B, D] each."""
-        loss = mean_over_rows(self.one_direction, text, audio, positives, scale)
+        loss = mean_over_rows(self.one_direction, text, audio, positives, scale, weights)
+        if weights is not None:
+            loss = (loss + mean_over_rows(self.one_direction, audio, text, positives.T, scale, weights)) / 2
         return loss, {"siglip": loss}
 
-    def one_direction(self, similarity: Tensor, positives: Tensor, scale: Tensor | float) -> Tensor:
+    def plan(self, similarity: Tensor) -> None:
+        """None: a sigmoid asks every entry on its own, there is no target to be moved from one candidate to another."""
+
+    def one_direction(
+        self,
+        similarity: Tensor,
+        positives: Tensor,
+        scale: Tensor | float,
+        weights: Tensor | None = None,
+        plan: Tensor | None = None,
+    ) -> Tensor:
         """Logistic loss of all entries, divided by the number of rows.
 
         Args:
             similarity: [B, B], rows are anchors, the own partner on the diagonal; or [R, B], a block of rows.
             positives: bool, likewise.
             scale: 1 / tau, from ``temperature.scale``.
+            weights: [B], how much each row counts; 1 unless given.
+            plan: None, see ``plan``.
 
         Returns:
             Scalar, nats per pair.
         """
+        assert plan is None, "there is no target to be moved from one candidate to another"
         logits = scale * similarity + self.offset(similarity.shape[1])  # [B, B]
         losses = softplus(torch.where(no_negatives(positives), -logits, logits))  # [B, B]
         if self.targets == "ignore":
             losses = losses.masked_fill(further_positives(positives), 0.0)
-        return losses.sum() / similarity.shape[0]
+        return losses.sum() / similarity.shape[0] if weights is None else weighted_mean(losses.sum(dim=1), weights)
 
     def offset(self, batch_size: int) -> Tensor:
         """The bias b that goes into the logits of a batch of B."""

@@ -35,8 +35,9 @@ from clapkit.objectives.radius import (
 from clapkit.objectives.row_blocks import blocks_of, computed_twice, needs_blocks, pair_cosines, rolled, rows_of
 from clapkit.objectives.siglip import SigLIP
 from clapkit.objectives.similarity import cosine, smooth_norm, support_vectors
-from clapkit.objectives.targets import Policy
+from clapkit.objectives.targets import SoftmaxPolicy
 from clapkit.objectives.temperature import TemperatureKind
+from clapkit.objectives.transport import make_rectification
 from clapkit.types import LossOutput
 
 Base = Literal["infonce", "siglip"]
@@ -67,7 +68,9 @@ def build(
     temperature: TemperatureKind = "learnable",
     tau: float | None = None,
     bias_init: Literal["auto"] | float = "auto",
-    targets: Policy = "ignore",
+    targets: SoftmaxPolicy = "ignore",
+    ot_share: float | None = None,
+    ot_eps: float | None = None,
     schedule: nn.Module | None = None,
 ) -> SupportVectorRegularization:
     """Make the objective; the defaults are bi-DynamicSVR on InfoNCE.
@@ -93,7 +96,9 @@ def build(
         temperature: of the base.
         tau: of the base; its own default unless set.
         bias_init: of the base ``siglip``.
-        targets: of the base.
+        targets: of the base; under ``ot`` support vectors have the plan of the pairs that they come from.
+        ot_share: of the base ``infonce``, with ``targets=ot``.
+        ot_eps: likewise.
         schedule: of the base ``infonce``: gives every anchor its temperature, which its support vector has too.
 
     Raises:
@@ -110,7 +115,16 @@ def build(
     check_radius_options(radius, initial=initial, learning_rate=radius_lr, bound=radius_bound, max_ratio=max_ratio)
     names = ["t2a"] if sides == "uni" else ["both"] if radius_shared else ["t2a", "a2t"]
     return SupportVectorRegularization(
-        make_base(base, temperature, tau, bias_init, targets, schedule),
+        make_base(
+            base,
+            temperature=temperature,
+            tau=tau,
+            bias_init=bias_init,
+            targets=targets,
+            ot_share=ot_share,
+            ot_eps=ot_eps,
+            schedule=schedule,
+        ),
         {
             name: make_radius_model(radius, initial=initial, bound=radius_bound, batch_size=batch_size, order=radius_input)
             for name in names
@@ -178,28 +192,40 @@ class SupportVectorRegularization(nn.Module):
         self.radius = nn.ModuleDict(radius_models)
         self.settings = settings
 
-    def forward(self, audio: Tensor, text: Tensor, positives: Tensor, index: Tensor, progress: float) -> LossOutput:
+    def forward(
+        self,
+        audio: Tensor,
+        text: Tensor,
+        positives: Tensor,
+        index: Tensor,
+        progress: float,
+        weights: Tensor | None = None,
+    ) -> LossOutput:
         """Score a batch; see ``clapkit.types.Objective``.
 
+        ``weights`` [B] say how much each pair counts, its support vectors included; the penalty on the radius has none.
+
         Raises:
-            ShapeError: if the shapes differ, B < 2, or B is not the batch size of the adaptive radius.
+            ShapeError: if the shapes differ, B < 2, B is not the batch size of the adaptive radius, or too large for the
+                targets of the base.
         """
         check_batch(audio, text, positives, index)
         with full_precision(audio, text) as (audio, text):
             scale = self.base.temperature.scale(index, progress, dtype=text.dtype)
             if needs_blocks(text):
-                similarity = None
-                total, terms = self.base.both_in_blocks(text, audio, positives, scale)
+                similarity = plan = None
+                total, terms = self.base.both_in_blocks(text, audio, positives, scale, weights)
                 stats = self.base.pair_stats(pair_cosines(audio, text), index, progress)
             else:
                 similarity = cosine(text, audio)  # [B, B], rows are texts
-                total, terms = self.base.both_directions(similarity, positives, scale)
+                plan = self.base.plan(similarity)
+                total, terms = self.base.both_directions(similarity, positives, scale, weights, plan)
                 stats = self.base.stats(similarity, index, progress)
             if self.settings.alpha > 0:
-                support = {"t2a": self._support_term("t2a", text, audio, similarity, positives, scale)}
+                support = {"t2a": self._support_term("t2a", text, audio, similarity, positives, scale, weights, plan)}
                 if self.settings.sides == "bi":
-                    turned = None if similarity is None else similarity.T
-                    support["a2t"] = self._support_term("a2t", audio, text, turned, positives.T, scale)
+                    turned, plan = (None if matrix is None else matrix.T for matrix in (similarity, plan))
+                    support["a2t"] = self._support_term("a2t", audio, text, turned, positives.T, scale, weights, plan)
                 total = total + self.settings.alpha * sum(term.loss for term in support.values()) / 2
                 terms |= {f"support_{side}": term.loss for side, term in support.items()}
                 penalties = [term.penalty for term in support.values() if term.penalty is not None]
@@ -217,14 +243,16 @@ class SupportVectorRegularization(nn.Module):
         similarity: Tensor | None,
         positives: Tensor,
         scale: Tensor | float,
+        weights: Tensor | None = None,
+        plan: Tensor | None = None,
     ) -> SupportTerm:
-        """Form one direction; ``anchors`` [B, D], ``similarity`` and ``positives`` [B, B] with anchors in rows.
+        """Form one direction; ``anchors`` [B, D], ``similarity``, ``positives`` and ``plan`` [B, B] with anchors in rows.
 
         Without ``similarity``, the rows are taken in blocks, each of which is computed again in the backward pass. A support
-        vector has the temperature of its anchor.
+        vector has the temperature, the weight and the targets of its anchor.
         """
         if similarity is not None:
-            return self._support_rows(side, anchors, targets, similarity, positives, scale)
+            return self._support_rows(side, anchors, targets, similarity, positives, scale, weights, plan)
         parts = []
         for rows in blocks_of(anchors.shape[0]):
 
@@ -234,7 +262,8 @@ class SupportVectorRegularization(nn.Module):
                 candidates = rolled(candidates, rows, dim=0)
                 marked = rolled(positives[rows], rows, dim=1)  # [R, B]
                 cosines = cosine(some.detach(), candidates.detach())  # [R, B], for the radius alone
-                term = self._support_rows(side, some, candidates, cosines, marked, factor)
+                weighing = None if weights is None else weights[rows]
+                term = self._support_rows(side, some, candidates, cosines, marked, factor, weighing, None)
                 return term.loss, term.radius, term.distance, term.penalty
 
             parts.append(SupportTerm(*computed_twice(block, anchors[rows], targets, rows_of(scale, rows))))
@@ -248,7 +277,15 @@ class SupportVectorRegularization(nn.Module):
         )
 
     def _support_rows(
-        self, side: str, anchors: Tensor, targets: Tensor, similarity: Tensor, positives: Tensor, scale: Tensor | float
+        self,
+        side: str,
+        anchors: Tensor,
+        targets: Tensor,
+        similarity: Tensor,
+        positives: Tensor,
+        scale: Tensor | float,
+        weights: Tensor | None,
+        plan: Tensor | None,
     ) -> SupportTerm:
         """One direction of R anchors [R, D] whose partners come first among the targets [B, D]."""
         own = targets[: anchors.shape[0]]  # [R, D]
@@ -256,7 +293,7 @@ class SupportVectorRegularization(nn.Module):
         distance = smooth_norm(pull_targets - anchors)  # [B]; not from cosines, which lose close pairs
         radius, penalty = self._radius(side, similarity.detach(), positives, distance.detach())  # [B], scalar
         support = support_vectors(anchors, pull_targets, radius / distance, normalize=self.settings.normalize_support)  # [B, D]
-        loss = self.base.one_direction(cosine(support, targets), positives, scale)
+        loss = self.base.one_direction(cosine(support, targets), positives, scale, weights, plan)
         return SupportTerm(loss, radius.detach(), distance.detach(), penalty)
 
     def _radius(self, side: str, similarity: Tensor, positives: Tensor, distance: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -322,10 +359,13 @@ def _resolve_beta(beta: float | None, radius: RadiusKind, bound: Bound, constrai
 
 def make_base(
     base: Base,
+    *,
     temperature: TemperatureKind,
     tau: float | None,
     bias_init: Literal["auto"] | float,
-    targets: Policy,
+    targets: SoftmaxPolicy,
+    ot_share: float | None,
+    ot_eps: float | None,
     schedule: nn.Module | None,
 ) -> InfoNCE | SigLIP:
     """The loss that ``svr`` and ``reweighted`` wrap; the arguments are those of ``build``.
@@ -338,6 +378,10 @@ def make_base(
             schedule is None,
             "schedule: base=siglip has one scale and one bias for all pairs, which no anchor has for itself; use base=infonce",
         )
+        require_choice("targets", targets, SoftmaxPolicy)
+        if targets == "ot":
+            raise ConfigError("targets=ot: base=siglip has no target to be moved from one clip to another; use base=infonce")
+        make_rectification(targets, ot_share, ot_eps)
         return siglip.build(temperature=temperature, tau=0.1 if tau is None else tau, bias_init=bias_init, targets=targets)
     require(bias_init == "auto", f"bias_init={bias_init}: base=infonce has no bias; leave it out")
-    return infonce.build(temperature=temperature, tau=tau, targets=targets, schedule=schedule)
+    return infonce.build(temperature=temperature, tau=tau, targets=targets, ot_share=ot_share, ot_eps=ot_eps, schedule=schedule)

@@ -1,7 +1,8 @@
 """What to do with pairs of a batch that are no negatives although they are not on the diagonal.
 
 Two captions of one clip in a batch make such a pair. ``ignore`` takes it out of the loss, ``soft`` counts it as a
-further positive. A matrix ``positives`` marks them, together with the diagonal; rows are anchors.
+further positive. A matrix ``positives`` marks them, together with the diagonal; rows are anchors. A softmax has one more way,
+``ot``, which takes part of every target to where a transport plan of the batch has it (clapkit.objectives.transport).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 from clapkit.objectives.contract import require_choice
 
 Policy = Literal["ignore", "soft"]
+SoftmaxPolicy = Literal["ignore", "soft", "ot"]
 
 
 def check_policy(policy: Policy) -> Policy:

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 # A browser that obeys this loads nothing from anywhere, whatever a name in the data holds.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 MISSING = "–"
 # What a tooltip shows of a text that was cut.
 _TITLE_CHARACTERS = 600

@@ -1,52 +1,34 @@
-"""``clapkit eval``: retrieval and zero-shot metrics of one or several models, with intervals and the whole protocol."""
+"""``clapkit eval``: the tasks of one or several models on one split, with intervals, protocol, marks and a comparison."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from clapkit import registry
 from clapkit.config import EvalConfig
 from clapkit.data.manifest import Manifest
-from clapkit.errors import ConfigError, ManifestError, UnknownNameError
-from clapkit.metrics.retrieval import DEFINITIONS_VERSION, evaluate_retrieval, retrieval_intervals
-from clapkit.metrics.zero_shot import class_text, class_vectors, evaluate_zero_shot, zero_shot_intervals
+from clapkit.errors import ConfigError, ManifestError, MetricError, UnknownNameError
+from clapkit.files import atomic_path
 from clapkit.run_dir import RunDir
+from clapkit.scales import better_end
 from clapkit.steps import comparison, inputs, report
-from clapkit.steps.embedding import AudioEmbeddings, Encoder, cosine_similarity, embed_clips, embed_texts
+from clapkit.steps.evaluation.classes import label_matrix, read_classes
+from clapkit.steps.evaluation.context import Evaluated
+from clapkit.steps.evaluation.evidence import gather
+from clapkit.steps.evaluation.marks import REFUSED, split_marks
+from clapkit.steps.evaluation.prompts import read_prompts
+from clapkit.steps.evaluation.relevance import read_relevance
+from clapkit.steps.evaluation.result import Mark, Outcome, Task
+from clapkit.steps.evaluation.subjects import ALL, Subject, embed, expect_one_test_set, protocol, resolve_subjects
+from clapkit.steps.evaluation.submission import check_num_files, write_submission
 from clapkit.types import Clip, Reporter
 
-TASKS = ("retrieval", "zero-shot")
-FloatArray = npt.NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Evaluated:
-    """The clips of a split that could be embedded, and what is needed to go on with them."""
-
-    model: Encoder
-    device: str
-    clips: list[Clip]
-    audio: AudioEmbeddings
-    config: EvalConfig
-    reporter: Reporter
-
-    def embed_texts(self, texts: Sequence[str], languages: Sequence[str] | None = None) -> FloatArray:
-        config = self.config
-        return embed_texts(
-            self.model,
-            texts,
-            languages=languages,
-            reporter=self.reporter,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            device=self.device,
-        )
+_SUBMISSION = "submission.csv"
+# What people look for first; the others follow by name.
+_FIRST = ("retrieval", "zero-shot", "multilingual")
 
 
 def run(config: EvalConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, Any]:
@@ -62,52 +44,49 @@ def run(config: EvalConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, An
         ``comparison`` of several, and ``paths``.
 
     Raises:
-        ClapkitError: if a model or the data cannot be used, or a task is unknown or impossible.
+        ClapkitError: if a model or the data cannot be used, a task is unknown or impossible, or ``--strict`` refuses.
     """
     inputs.refuse_options(config.options)
     wanted = read_tasks(config.tasks)
-    _check(config)
+    _check(config, wanted)
     device = inputs.choose_device(config.device)
     run_dir.set_device(device)
-    sources = [inputs.resolve_model(address, runs_root=config.runs_root) for address in config.runs or (None,)]
+    subjects = resolve_subjects(config)
+    _check_subjects(subjects, config)
     outcomes = []
-    for source in sources:
-        run_dir.add_input(source.path, source.fingerprint)
-        data = inputs.resolve_data(config.data, model=source, runs_root=config.runs_root)
-        run_dir.add_input(data.path, data.manifest.fingerprint)
-        outcome = _evaluate(
-            source, data.manifest, wanted=wanted, device=device, config=config, run_dir=run_dir, reporter=reporter
-        )
+    for subject in subjects:
+        outcome = _evaluate(subject, wanted=wanted, device=device, config=config, run_dir=run_dir, reporter=reporter)
+        _check_headline(config.headline, outcome)
         outcomes.append(outcome)
-    results = [{key: value for key, value in outcome.items() if key != "per_query"} for outcome in outcomes]
-    document: dict[str, Any] = {"runs": results}
+    _mark_other_protocols(outcomes, config=config, reporter=reporter)
+    document: dict[str, Any] = {"runs": [outcome.document() for outcome in outcomes]}
     paths = {"results": "results.json", "per_query": "per_query.parquet"}
     comparison.write_per_query(run_dir.path / paths["per_query"], outcomes)
     if len(outcomes) > 1:
-        document["comparison"] = comparison.compare(outcomes, num_draws=config.bootstrap, seed=config.seed)
-        paths |= comparison.write_tables(run_dir, document["comparison"])
+        compared = comparison.compare(
+            outcomes, baseline=config.baseline, headline=config.headline, num_draws=config.bootstrap, seed=config.seed
+        )
+        for warning in compared["warnings"]:
+            reporter.warn(warning)
+        document["comparison"] = compared
+        paths |= comparison.write_tables(run_dir, compared)
     run_dir.write_json(run_dir.path / paths["results"], document)
+    if config.submission is not None:
+        paths["submission"] = _SUBMISSION
     if config.report:
-        paths |= report.write_report(run_dir, document)
-    first = results[0]
-    tasks = first["tasks"].values()
+        paths |= report.write_report(run_dir, document, outcomes)
+    first = outcomes[0]
     return {
-        "metrics": {name: value for task in tasks for name, value in task["metrics"].items()},
-        "intervals": {name: value for task in tasks for name, value in task["intervals"].items()},
-        "protocol": first["protocol"],
+        "metrics": first.metrics,
+        "intervals": first.intervals,
+        "protocol": first.protocol,
         **document,
         "paths": paths,
     }
 
 
-def caption_rows(clips: Sequence[Clip]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """All captions of clips and the row of the clip that each belongs to [M]."""
-    pairs = [(caption.text, row) for row, clip in enumerate(clips) for caption in clip.captions]
-    return [text for text, _ in pairs], np.array([row for _, row in pairs], dtype=np.int64)
-
-
 def read_tasks(text: str | None) -> tuple[str, ...]:
-    """Split ``--tasks``; empty for all that the data allow.
+    """Split ``--tasks``; empty for those of the default that the data allow.
 
     Raises:
         UnknownNameError: if a task does not exist.
@@ -115,172 +94,158 @@ def read_tasks(text: str | None) -> tuple[str, ...]:
     """
     if text is None:
         return ()
+    known = [name.replace("_", "-") for name in registry.names("task")]
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise ConfigError(f"--tasks {text!r}: names no task; known: {', '.join(TASKS)}")
+        raise ConfigError(f"--tasks {text!r}: names no task; known: {', '.join(known)}")
     for name in names:
-        if name not in TASKS:
-            raise UnknownNameError("task", name, TASKS)
+        if name not in (*known, ALL):
+            raise UnknownNameError("task", name, known)
     return names
 
 
-def _check(config: EvalConfig) -> None:
+def _check(config: EvalConfig, wanted: Sequence[str]) -> None:
     if config.bootstrap < 0:
-        raise ConfigError(f"--bootstrap {config.bootstrap}: expected 0 or more draws")
-    for prompt in config.prompt:
-        if prompt.count("{}") != 1:
-            raise ConfigError(f"--prompt {prompt!r}: expected exactly one {{}} where the class name goes")
+        raise ConfigError(f"--bootstrap {config.bootstrap}: expected 0 or more draws; leave it out for 2000")
+    if config.submission is not None and len(config.runs) + (config.embeddings is not None) > 1:
+        raise ConfigError(f"--submission {config.submission}: is of one model, and several are evaluated; name one of them")
+    if config.baseline is not None and len(config.runs) + (config.embeddings is not None) < 2:
+        raise ConfigError(f"--baseline {config.baseline}: there is nothing to compare it with; name several runs")
+    read_prompts(config)
+    for flag, value, task in (("--relevance", config.relevance, "retrieval"), ("--classes", config.classes, "zero-shot")):
+        if value is not None and wanted and not {task, ALL} & {*wanted}:
+            raise ConfigError(
+                f"{flag} {value}: is for the task {task}, which is not among --tasks; add it, or leave {flag} out"
+            )
+
+
+def _check_subjects(subjects: Sequence[Subject], config: EvalConfig) -> None:
+    """Refuse what would be refused after minutes of embedding."""
+    expect_one_test_set(subjects, config.split)
+    split = subjects[0].split(config.split)
+    if config.submission is not None:
+        if not any(clip.captions for clip in split):
+            raise ManifestError(f"--submission {config.submission}: no clip has a caption that could be a query; leave it out")
+        check_num_files(config.submission, _file_names(split.clips))
+    if config.classes is not None:
+        label_matrix(split.clips, read_classes(config.classes), known_from=str(config.classes))
+    if config.relevance is not None:
+        read_relevance(config.relevance, subjects[0].data.manifest)
+    outcomes = [Outcome(subject.name, subject.path, subject.fingerprint, {}) for subject in subjects]
+    comparison.find_baseline(outcomes, config.baseline)
+
+
+def _check_headline(headline: Sequence[str], outcome: Outcome) -> None:
+    for name in headline:
+        if name not in outcome.metrics:
+            raise UnknownNameError("--headline metric", name, outcome.metrics)
+        if better_end(name) is None:
+            raise ConfigError(f"--headline {name}: neither end of it is the better one; choose a metric that can be won")
 
 
 def _evaluate(
-    source: inputs.ModelSource,
-    manifest: Manifest,
-    *,
-    wanted: Sequence[str],
-    device: str,
-    config: EvalConfig,
-    run_dir: RunDir,
-    reporter: Reporter,
-) -> dict[str, Any]:
+    subject: Subject, *, wanted: Sequence[str], device: str, config: EvalConfig, run_dir: RunDir, reporter: Reporter
+) -> Outcome:
     """All tasks of one model."""
-    split = manifest.split(config.split)
-    tasks = _possible_tasks(split, wanted)
-    reporter.say(f"model {source.name} on {device}: {', '.join(tasks)} on {config.split} of {split.name}")
-    model = inputs.load_model(source.path, device=device)
-    audio = embed_clips(
-        model,
-        split,
-        reporter=reporter,
-        batch_size=config.batch_size,
-        precision=config.precision,
-        device=device,
-        workers=config.workers,
+    if subject.path is not None:
+        run_dir.add_input(subject.path, subject.fingerprint)
+    run_dir.add_input(subject.data.path, subject.data.manifest.fingerprint)
+    split = subject.split(config.split)
+    tasks = _possible_tasks(split, wanted, has_model=subject.given is None)
+    if ALL in wanted:
+        left_out = [name.replace("_", "-") for name in registry.names("task") if name.replace("_", "-") not in tasks]
+        if left_out:
+            reporter.say(f"--tasks all: {', '.join(left_out)} cannot be done with this model on these data and are left out")
+    reporter.say(f"model {subject.name} on {device}: {', '.join(tasks)} on {config.split} of {split.name}")
+    marks = subject.marks(split) + split_marks(subject.data, config.split, split)
+    _tell(marks, config=config, reporter=reporter)
+    evaluated, rejected = embed(subject, split, device=device, config=config, reporter=reporter)
+    if rejected:
+        run_dir.write_lines(run_dir.rejected_path, [{"item": r.item, "reason": r.reason} for r in rejected])
+        lost = Mark("incomplete_split", f"{len(rejected)} of {len(split)} clips could not be embedded, see rejected.jsonl")
+        _tell([lost], config=config, reporter=reporter)
+        marks.append(lost)
+    outcome = Outcome(
+        run=subject.name,
+        model=subject.path,
+        model_fingerprint=subject.fingerprint,
+        protocol=protocol(subject, evaluated, split=split),
+        training=subject.training,
+        marks=marks,
     )
-    if audio.rejected:
-        run_dir.write_lines(run_dir.rejected_path, [{"item": r.item, "reason": r.reason} for r in audio.rejected])
-        reporter.warn(f"{len(audio.rejected)} of {len(split)} clips could not be embedded, see rejected.jsonl")
-    clips = [split.clips[row] for row in audio.clip]
-    evaluated = _Evaluated(model, device, clips, audio, config, reporter)
-    outcome: dict[str, Any] = {
-        "run": source.name,
-        "model": os.fspath(source.path),
-        "model_fingerprint": source.fingerprint,
-        "protocol": _protocol(split, evaluated),
-        "tasks": {},
-        "per_query": {},
-    }
-    for task in tasks:
-        result = _retrieval(evaluated) if task == "retrieval" else _zero_shot(evaluated, manifest)
-        outcome["per_query"][task] = result.pop("per_query")
-        outcome["tasks"][task] = result
-        for warning in result["warnings"]:
-            reporter.warn(warning)
+    _run_tasks(tasks, evaluated, outcome, wanted=wanted, reporter=reporter)
+    if config.submission is not None:
+        _submit(evaluated, run_dir.path / _SUBMISSION, num_files=config.submission, reporter=reporter)
+    if config.report:
+        outcome.evidence = gather(evaluated, outcome.tasks)
     return outcome
 
 
-def _possible_tasks(split: Manifest, wanted: Sequence[str]) -> list[str]:
-    has = {
-        "retrieval": any(clip.captions for clip in split),
-        "zero-shot": any(clip.labels for clip in split),
-    }
-    needs = {"retrieval": "captions", "zero-shot": "labels"}
-    for task in wanted:
-        if not has[task]:
-            raise ManifestError(f"data {split.name}: no clip has {needs[task]}, which {task} needs; choose another task")
-    tasks = [task for task in (wanted or TASKS) if has[task]]
+def _submit(evaluated: Evaluated, path: Path, *, num_files: int, reporter: Reporter) -> None:
+    """The ranked lists of files that DCASE takes, by the names that the files have."""
+    captions = evaluated.captions
+    names = _file_names(evaluated.clips)
+    with atomic_path(path) as temporary:
+        for warning in write_submission(temporary, evaluated.audio, captions.texts, captions.vectors, names, num_files):
+            reporter.warn(warning)
+
+
+def _file_names(clips: Sequence[Clip]) -> list[str]:
+    return [PurePath(clip.audio).name for clip in clips]
+
+
+def _mark_other_protocols(outcomes: Sequence[Outcome], *, config: EvalConfig, reporter: Reporter) -> None:
+    """Mark the models that were measured otherwise than the baseline."""
+    for outcome, marks in zip(outcomes, comparison.protocol_marks(outcomes, config.baseline), strict=True):
+        _tell([replace(mark, text=f"{outcome.run}: {mark.text}") for mark in marks], config=config, reporter=reporter)
+        outcome.marks += marks
+
+
+def _run_tasks(
+    tasks: dict[str, Task], evaluated: Evaluated, outcome: Outcome, *, wanted: Sequence[str], reporter: Reporter
+) -> None:
+    """Run tasks one after the other; under ``--tasks all``, what turns out not to be possible is left out with a warning."""
+    for name, task in tasks.items():
+        try:
+            outcome.tasks[name] = task.run(evaluated)
+        except (ConfigError, ManifestError, MetricError) as error:
+            if task.by_default or name in wanted:
+                raise
+            reporter.warn(f"--tasks {ALL}: {name} is left out: {error}")
+            continue
+        outcome.minimum_detectable |= comparison.detectable(outcome.tasks[name])
+        for warning in outcome.tasks[name].warnings:
+            reporter.warn(f"{outcome.run}: {warning}")
+
+
+def _tell(marks: Sequence[Mark], *, config: EvalConfig, reporter: Reporter) -> None:
+    """Warn of marks, or refuse them."""
+    for mark in marks:
+        if config.strict and mark.kind in REFUSED:
+            raise ManifestError(f"--strict: {mark.text}; evaluate on other clips, or leave --strict out to mark the results")
+        reporter.warn(mark.text)
+
+
+def _possible_tasks(split: Manifest, wanted: Sequence[str], *, has_model: bool) -> dict[str, Task]:
+    """Name -> task, of those that are wanted, or of the default; all must be, one must be possible."""
+    known: dict[str, Task] = {name.replace("_", "-"): registry.build("task", name) for name in registry.names("task")}
+    known = {name: known[name] for name in sorted(known, key=lambda name: (not known[name].by_default, _place(name)))}
+    for name in wanted:
+        if name == ALL:
+            continue
+        if not known[name].possible(split):
+            raise ManifestError(f"data {split.name}: no clip has {known[name].needs}, which {name} needs; choose another task")
+        if known[name].needs_model and not has_model:
+            raise ConfigError(f"--tasks {name}: embeds something of its own, and --embeddings gives vectors only; name a model")
+    if ALL in wanted:
+        chosen = list(known)
+    else:
+        chosen = list(wanted) or [name for name, task in known.items() if task.by_default]
+    tasks = {name: known[name] for name in chosen if known[name].possible(split) and (has_model or not known[name].needs_model)}
     if not tasks:
         raise ManifestError(f"data {split.name}: no clip has captions or labels, so there is nothing to evaluate")
     return tasks
 
 
-def _protocol(split: Manifest, evaluated: _Evaluated) -> dict[str, Any]:
-    """What must be equal for two numbers to be comparable."""
-    config, spec, clips = evaluated.config, evaluated.model.audio_spec, evaluated.clips
-    identity = "\n".join(clip.id for clip in clips)
-    return {
-        "data": split.name,
-        "split": config.split,
-        "fingerprint": split.fingerprint,
-        "num_clips": len(clips),
-        "num_captions": sum(len(clip.captions) for clip in clips),
-        "num_rejected": len(evaluated.audio.rejected),
-        "id_hash": hashlib.sha256(identity.encode()).hexdigest(),
-        "audio_policy": {
-            "sample_rate": spec.sample_rate,
-            "window_s": spec.window_s,
-            "hop_s": spec.window_s,
-            "padding": "zeros",
-            "pool": "mean",
-        },
-        "precision": config.precision,
-        "ties": "pessimistic",
-        "intervals": {"kind": "bootstrap over clips", "level": 0.95, "num_draws": config.bootstrap, "seed": config.seed},
-        "metric_definitions": DEFINITIONS_VERSION,
-    }
-
-
-def _retrieval(evaluated: _Evaluated) -> dict[str, Any]:
-    texts, caption_clip = caption_rows(evaluated.clips)
-    if not texts:
-        raise ManifestError("no clip that could be embedded has a caption; see rejected.jsonl")
-    languages = [caption.lang for clip in evaluated.clips for caption in clip.captions]
-    similarity = cosine_similarity(evaluated.audio.vectors, evaluated.embed_texts(texts, languages))
-    result = evaluate_retrieval(similarity, caption_clip)
-    per_query = result.pop("per_query")
-    config = evaluated.config
-    result["intervals"] = (
-        retrieval_intervals(per_query, num_draws=config.bootstrap, seed=config.seed) if config.bootstrap else {}
-    )
-    result["per_query"] = {
-        direction: {"id": [evaluated.clips[row].id for row in columns["clip"]], **columns}
-        for direction, columns in per_query.items()
-    }
-    result["per_query"]["t2a"]["caption"] = texts
-    return result
-
-
-def _zero_shot(evaluated: _Evaluated, manifest: Manifest) -> dict[str, Any]:
-    """Classify the labelled clips; the classes are those of the whole data set, not of the split."""
-    classes = sorted({label for clip in manifest for label in clip.labels})
-    rows = np.array([row for row, clip in enumerate(evaluated.clips) if clip.labels], dtype=np.int64)
-    if not len(rows):
-        raise ManifestError("no clip that could be embedded has a label; see rejected.jsonl")
-    config = evaluated.config
-    prompts = [prompt.replace("{}", class_text(name)) for name in classes for prompt in config.prompt]
-    embedded = evaluated.embed_texts(prompts).reshape(len(classes), len(config.prompt), -1)  # [C, P, D]
-    scores = cosine_similarity(evaluated.audio.vectors[rows], class_vectors(embedded))  # [N, C]
-    column = {name: number for number, name in enumerate(classes)}
-    labels = np.zeros(scores.shape, dtype=bool)
-    for number, row in enumerate(rows):
-        labels[number, [column[name] for name in evaluated.clips[row].labels]] = True
-    result = evaluate_zero_shot(scores, labels)
-    per_query = result.pop("per_query")
-    result["intervals"] = (
-        zero_shot_intervals(scores, labels, num_draws=config.bootstrap, seed=config.seed) if config.bootstrap else {}
-    )
-    result["warnings"] = _zero_shot_warnings(result["counts"], num_unlabelled=len(evaluated.clips) - len(rows))
-    result["protocol"] = {
-        "prompts": list(config.prompt),
-        "classes": classes,
-        "class_texts": [class_text(name) for name in classes],
-        "accuracy_over": f"{result['counts']['num_single_label_clips']} clips with one label, pooled",
-    }
-    if per_query:
-        per_query["id"] = [evaluated.clips[row].id for row in rows[per_query["clip"]]]
-        per_query["target"] = [classes[number] for number in per_query["target"]]
-        per_query["predicted"] = [classes[number] for number in per_query["predicted"]]
-    result["per_query"] = {"zero_shot": per_query} if per_query else {}
-    return result
-
-
-def _zero_shot_warnings(counts: dict[str, int], *, num_unlabelled: int) -> list[str]:
-    warnings = []
-    if num_unlabelled:
-        warnings.append(f"zero-shot: {num_unlabelled} clips without labels are left out")
-    if counts["num_single_label_clips"] < counts["num_clips"]:
-        share = f"{counts['num_single_label_clips']} of {counts['num_clips']}"
-        warnings.append(f"zero-shot: accuracy is over the {share} clips with one label")
-    if counts["num_classes_present"] < counts["num_classes"]:
-        share = f"{counts['num_classes_present']} of {counts['num_classes']}"
-        warnings.append(f"zero-shot: {share} classes have clips in the split")
-    return warnings
+def _place(task: str) -> tuple[int, str]:
+    return (_FIRST.index(task) if task in _FIRST else len(_FIRST), task)

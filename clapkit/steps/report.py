@@ -1,4 +1,4 @@
-"""``eval --report``: curves of the training, bars of the metrics, and one page with everything."""
+"""``eval --report``: figures, and one page with everything."""
 
 from __future__ import annotations
 
@@ -10,49 +10,52 @@ from typing import Any
 
 from clapkit.config import TrainConfig
 from clapkit.errors import RunDirError
-from clapkit.files import atomic_path
-from clapkit.report.curves import Log, plot_bars
-from clapkit.report.page import Picture, report_page
+from clapkit.report.cards import Media
+from clapkit.report.numbers import Scales
+from clapkit.report.page import Training, report_page
 from clapkit.run_dir import RunDir
-from clapkit.steps.train_log import draw_figures, read_log
+from clapkit.scales import decimals, is_fraction
+from clapkit.steps.evaluation.figures import Figures
+from clapkit.steps.evaluation.media import make_media
+from clapkit.steps.evaluation.result import Outcome
+from clapkit.steps.train_log import read_log
 
 PAGE = "report.html"
-_FRACTIONS = ("R@1", "R@5", "R@10", "mAP@10", "MRR")
-_BARS = {
-    "text to audio": [f"t2a_{metric}" for metric in _FRACTIONS],
-    "audio to text": [f"a2t_{metric}" for metric in _FRACTIONS],
-}
 
 
-def write_report(run_dir: RunDir, results: Mapping[str, Any]) -> dict[str, str]:
-    """Write ``plots/*.png`` and ``report.html``.
+def write_report(run_dir: RunDir, results: Mapping[str, Any], outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Write ``plots/*.png``, ``plots/*.svg`` and ``report.html``.
 
     Args:
         run_dir: of the evaluation.
         results: the content of ``results.json``.
+        outcomes: the evaluated models, in the order of ``results["runs"]``, with their evidence.
 
     Returns:
         Kind -> path inside the run directory: ``report``, and ``plots`` if a figure was drawn.
     """
     runs = results["runs"]
     names = _distinct([run["run"] for run in runs])
-    trained = [_train_run(Path(run["model"])) for run in runs]
+    trained = [None if run["model"] is None else _train_run(Path(run["model"])) for run in runs]
     logs = [read_log(run.metrics_path) if run is not None and run.metrics_path.is_file() else [] for run in trained]
     records = [None if run is None else run.record.get("config", {}) for run in trained]
-    bars = _draw_bars(run_dir, names, runs)
-    curves = _draw_curves(run_dir, names, logs)
+    figures = Figures(run_dir.plot_dir, names)
+    pictures = figures.draw_all(runs, outcomes, logs)
+    evidence = outcomes[0].evidence
     page = report_page(
         names,
-        runs,
-        comparison=results.get("comparison"),
-        bars=bars,
-        curves=curves,
-        without_log=[name for name, log in zip(names, logs, strict=True) if not log],
-        configurations=configuration_differences(records),
-        without_configuration=[name for name, record in zip(names, records, strict=True) if record is None],
+        results,
+        scales=Scales(is_fraction, decimals),
+        pictures=pictures,
+        training=Training(
+            without_log=[name for name, log in zip(names, logs, strict=True) if not log],
+            configurations=configuration_differences(records),
+            without_configuration=[name for name, record in zip(names, records, strict=True) if record is None],
+        ),
+        media=Media({}, {}) if evidence is None else make_media(evidence.sources),
     )
     run_dir.write_text(run_dir.path / PAGE, page)
-    return {"report": PAGE} | ({"plots": run_dir.plot_dir.name} if bars or curves else {})
+    return {"report": PAGE} | ({"plots": run_dir.plot_dir.name} if figures.num_written else {})
 
 
 def configuration_differences(configs: Sequence[Mapping[str, Any] | None]) -> dict[str, list[str | None]]:
@@ -106,20 +109,3 @@ def _train_run(model: Path) -> RunDir | None:
         return run if run.record.get("step") == "train" else None
     except RunDirError:
         return None
-
-
-def _draw_bars(run_dir: RunDir, names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> Picture | None:
-    tasks = [run["tasks"].get("retrieval", {"metrics": {}, "intervals": {}}) for run in runs]
-    if not any(task["metrics"] for task in tasks):
-        return None
-    intervals = [task["intervals"] for task in tasks]
-    title = "Retrieval metrics" + (" with 95 % intervals" if any(intervals) else "")
-    path = run_dir.plot_dir / "metrics.png"
-    with atomic_path(path) as temporary:
-        plot_bars(temporary, names, _BARS, [task["metrics"] for task in tasks], intervals=intervals, title=title)
-    return Picture(title, path.read_bytes())
-
-
-def _draw_curves(run_dir: RunDir, names: Sequence[str], logs: Sequence[Log]) -> list[Picture]:
-    written = draw_figures(run_dir.plot_dir, names, logs)
-    return [Picture(figure.title, path.read_bytes(), figure.note) for figure, path in written.items()]

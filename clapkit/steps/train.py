@@ -24,13 +24,14 @@ from clapkit.encoders.dual import DualEncoder
 from clapkit.run_dir import RunDir
 from clapkit.steps.row_features import FloatArray, keep_clusters
 from clapkit.steps.train_batches import training_batches
-from clapkit.steps.train_data import known_of_rows, record_weights, splits
+from clapkit.steps.train_data import keep_lineage, known_of_rows, record_weights, splits
 from clapkit.steps.train_drift import drift_diagnostics
 from clapkit.steps.train_encoder import build_encoder, prepare_for_device
 from clapkit.steps.train_log import event_log, forget_after, plot_run
 from clapkit.steps.train_objective import build_objective, logit_scale, start_from_scale
 from clapkit.steps.train_options import check, make_plan, plugin_options
 from clapkit.steps.train_processes import device_of, follow, lead, processes_here
+from clapkit.steps.train_suspects import write_suspects
 from clapkit.steps.validation import Validator
 from clapkit.training.batch_norm import synchronise_batch_norm
 from clapkit.training.checkpoint import find_checkpoint
@@ -108,6 +109,8 @@ def _train(config: TrainConfig, run_dir: RunDir, reporter: Reporter, processes: 
     validator = Validator(encoder, val_data, workers=workers, precision=config.precision, processes=processes)
 
     def begin() -> None:
+        if processes.is_first:
+            keep_lineage(config, run_dir)
         if clusters is not None and processes.is_first:
             keep_clusters(run_dir, clusters, train_data, seed=config.seed)
 
@@ -130,6 +133,9 @@ def _train(config: TrainConfig, run_dir: RunDir, reporter: Reporter, processes: 
     if processes.is_first:
         _say_what_was_cut(encoder, reporter)
         plot_run(run_dir)
+        suspects = write_suspects(run_dir, trainer.objective, train_data, reporter)
+        if suspects is not None:
+            result["suspects"] = suspects
         if config.export is not None:
             result["export"] = _export(run_dir)
     processes.barrier()
@@ -160,6 +166,7 @@ def _trainer(
         options,
         plan=plan,
         steps_per_epoch=batches.batches_per_epoch // config.accum_steps,
+        num_rows=len(train_data),
         clusters=clusters,
         features=features,
     ).to(setting.device)

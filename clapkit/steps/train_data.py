@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from clapkit.config import TrainConfig
@@ -14,6 +13,7 @@ from clapkit.encoders.pretrained import find
 from clapkit.errors import CheckpointError, ManifestError
 from clapkit.run_dir import RunDir
 from clapkit.steps import inputs
+from clapkit.steps.lineage import is_manifest, lineage_of, read_lineage, unknown_lineage, write_lineage
 from clapkit.steps.row_features import FloatArray, row_features, run_clusters
 from clapkit.steps.train_options import DEFAULT_FEATURES, needs_clusters, needs_features, trained_towers
 from clapkit.types import Reporter
@@ -25,7 +25,7 @@ def splits(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> tuple[Ma
     Raises:
         ManifestError: if a split is missing, too small, or changed since the run was started.
     """
-    recorded = [entry for entry in run_dir.record["inputs"] if _is_manifest(entry)]
+    recorded = [entry for entry in run_dir.record["inputs"] if is_manifest(entry)]
     if recorded:
         manifests = [Manifest.load(Path(entry["path"])) for entry in recorded]
         for entry, manifest in zip(recorded, manifests, strict=True):
@@ -61,7 +61,7 @@ def record_weights(config: TrainConfig, run_dir: RunDir) -> None:
             path = find(weights)
             found.append((path, model_fingerprint(path)))
     # By content: a Hub model lies in another folder of the cache once it has a new revision.
-    earlier = {entry["fingerprint"] for entry in run_dir.record["inputs"] if not _is_manifest(entry)}
+    earlier = {entry["fingerprint"] for entry in run_dir.record["inputs"] if not is_manifest(entry)}
     if earlier - {fingerprint for _, fingerprint in found}:
         names = " or ".join(str(path) for path, _ in found)
         raise CheckpointError(f"{names}: has changed since this run was started; restore it or train anew with --overwrite")
@@ -69,8 +69,22 @@ def record_weights(config: TrainConfig, run_dir: RunDir) -> None:
         run_dir.add_input(path.resolve(), fingerprint)
 
 
-def _is_manifest(entry: Mapping[str, str]) -> bool:
-    return entry["path"].endswith(".jsonl")
+def keep_lineage(config: TrainConfig, run_dir: RunDir) -> None:
+    """Write what the model is trained and selected on beside its weights; with what the weights that it starts from were.
+
+    Raises:
+        ClapkitError: if data or weights, which were read before, cannot be read any more.
+    """
+    entries = [entry for entry in run_dir.record["inputs"] if is_manifest(entry)]
+    sources = [inputs.DataSource(Path(entry["path"]), Manifest.load(Path(entry["path"]))) for entry in entries]
+    found = lineage_of(sources, train_split=config.train_split, val_split=config.val_split)
+    if config.init is not None:
+        source = inputs.resolve_model(config.init, runs_root=config.runs_root)
+        found = found.joined(read_lineage(source.path, name=source.name))
+    for weights in (config.audio_weights, config.text_weights):
+        if weights is not None:
+            found = found.joined(unknown_lineage(weights))
+    write_lineage(run_dir.model_dir, found)
 
 
 def known_of_rows(

@@ -14,7 +14,7 @@ from clapkit.data.clusters import Clusters
 from clapkit.objectives.added import with_terms
 from clapkit.objectives.temperature import Temperature
 from clapkit.steps.row_features import FloatArray
-from clapkit.steps.train_options import scheduled
+from clapkit.steps.train_options import contrasting_loss, contrasting_part, scheduled, wraps
 from clapkit.training.plan import Plan
 from clapkit.types import Reporter
 
@@ -25,6 +25,7 @@ def build_objective(
     *,
     plan: Plan,
     steps_per_epoch: int,
+    num_rows: int,
     clusters: Clusters | None,
     features: FloatArray | None,
 ) -> nn.Module:
@@ -35,6 +36,7 @@ def build_objective(
         options: part -> options of its plug-in, from ``plugin_options``.
         plan: for the length of schedules.
         steps_per_epoch: likewise.
+        num_rows: training clips, for losses that remember each.
         clusters: of the training clips, where something needs them.
         features: frozen vectors of the training clips [num_rows, d], where the loss needs them.
 
@@ -42,7 +44,7 @@ def build_objective(
         ConfigError: if an option is out of its range or does not fit the others.
         UnknownNameError: if there is no such plug-in.
     """
-    supplied: dict[str, Any] = {"batch_size": config.batch_size}
+    supplied: dict[str, Any] = {"batch_size": config.batch_size, "num_rows": num_rows}
     schedule = scheduled(config)
     if schedule is not None:
         name, quantity = schedule
@@ -56,9 +58,13 @@ def build_objective(
         supplied["schedule"] = registry.build("schedule", name, {**options["schedule"], **_known("schedule", name, about_run)})
     if features is not None:
         supplied |= {"features": torch.from_numpy(features), "side": "audio" if config.features == "audio" else "text"}
+    if wraps(config):
+        base = contrasting_loss(config)
+        supplied["wrapped"] = registry.build("loss", base, {**options["base"], **_known("loss", base, supplied)})
     objective = registry.build("loss", config.loss, {**options["loss"], **_known("loss", config.loss, supplied)})
     assert isinstance(objective, nn.Module)
-    terms = {name: options[name] for name in options if name not in ("loss", "schedule", "audio", "text") and options[name]}
+    parts = ("loss", "base", "schedule", "audio", "text")
+    terms = {name: options[name] for name in options if name not in parts and options[name]}
     return with_terms(objective, config.add, options=terms)
 
 
@@ -67,11 +73,11 @@ def start_from_scale(config: TrainConfig, options: dict[str, dict[str, Any]], sc
 
     Args:
         config: of the run.
-        options: part -> options of its plug-in; that of the loss gets ``tau``.
+        options: part -> options of its plug-in; that of the loss, or of its base, gets ``tau``.
         scale: factor on cosines that the model was trained with; None where it is not known.
         reporter: is told.
     """
-    loss, known = options["loss"], registry.defaults("loss", config.loss)
+    loss, known = options[contrasting_part(config)], registry.defaults("loss", contrasting_loss(config))
     learned = loss.get("temperature", known.get("temperature")) == "learnable"
     is_sigmoid = "siglip" in (config.loss, config.base)  # its scale belongs to a bias that no model stores
     if scale is None or not learned or is_sigmoid or scheduled(config) is not None or "tau" in loss or "tau" not in known:

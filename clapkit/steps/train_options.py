@@ -18,7 +18,7 @@ LOSS_FLAGS = (
 )
 SUPPLIED = {
     *("captions", "tokenizer", "weights", "config", "front_end", "tokenizer_config"),
-    *("batch_size", "schedule", "features", "side"),
+    *("batch_size", "schedule", "features", "side", "wrapped", "num_rows"),
     *("total_steps", "steps_per_epoch", "cluster_sizes", "quantity"),
 }
 """Options of plug-ins that this step fills in; -O may not."""
@@ -68,6 +68,8 @@ def check(config: TrainConfig) -> None:
     for flag, value in not_negative.items():
         if value is not None and value < 0:
             raise ConfigError(f"{flag} {value}: expected 0 or more")
+    if config.loss == "alip" and config.captions_per_clip < 2:
+        raise ConfigError("--loss alip: compares the captions of a clip in a batch with each other; pass --captions-per-clip 2")
     check_unused(config)
     _check_adaptation(config)
 
@@ -106,15 +108,30 @@ def scheduled(config: TrainConfig) -> tuple[str, str] | None:
         if quantity == "temperature" and "siglip" in (config.loss, config.base):
             raise ConfigError(
                 f"--temperature {name}: siglip reads the log odds of every pair from one scale and one bias, which temperatures"
-                " of anchors would set against each other; use infonce, dcl, decoupled, cwcl, or svr on infonce"
+                " of anchors would set against each other; use infonce, dcl, decoupled, cwcl, mochi, m3col, or svr on infonce"
             )
-        known = registry.defaults("loss", config.loss)
+        known = registry.defaults("loss", contrasting_loss(config))
         if quantity not in known:
             _refuse_flag(config, flag, quantity)
         if "schedule" not in known:
             raise ConfigError(f"--{flag.replace('_', '-')} {name}: --loss {config.loss} follows no schedule; leave it out")
         return name, quantity
     return None
+
+
+def wraps(config: TrainConfig) -> bool:
+    """Whether the loss weighs the pairs of another one, which ``--base`` names, instead of comparing them itself."""
+    return "wrapped" in registry.defaults("loss", config.loss)
+
+
+def contrasting_part(config: TrainConfig) -> str:
+    """The part of the run that compares pairs, and so has temperature, margin or radius: ``loss``, or its ``base``."""
+    return "base" if wraps(config) else "loss"
+
+
+def contrasting_loss(config: TrainConfig) -> str:
+    """The plug-in that plays this part."""
+    return (config.base or "infonce") if wraps(config) else config.loss
 
 
 def plugins(config: TrainConfig) -> dict[str, tuple[str, str]]:
@@ -124,6 +141,7 @@ def plugins(config: TrainConfig) -> dict[str, tuple[str, str]]:
         "audio": ("audio encoder", config.audio_encoder),
         "text": ("text encoder", config.text_encoder),
     }
+    chosen[contrasting_part(config)] = ("loss", contrasting_loss(config))
     schedule = scheduled(config)
     if schedule is not None:
         chosen["schedule"] = ("schedule", schedule[0])
@@ -141,19 +159,20 @@ def plugin_options(config: TrainConfig) -> dict[str, dict[str, Any]]:
     """
     known = {part: set(registry.defaults(kind, name)) - SUPPLIED for part, (kind, name) in plugins(config).items()}
     options: dict[str, dict[str, Any]] = {part: {} for part in known}
+    contrast = contrasting_part(config)
     for flag in LOSS_FLAGS:
         value = getattr(config, flag)
-        if value is None or (flag == "temperature" and "schedule" in known):
+        if value is None or (flag == "temperature" and "schedule" in known) or (flag == "base" and contrast == "base"):
             continue
-        if flag not in known["loss"]:
+        if flag not in known[contrast]:
             _refuse_flag(config, flag, flag)
         if "schedule" in known and flag in ("tau", "margin"):
             raise ConfigError(f"--{flag} {value}: the schedule gives it to every anchor; leave one of the two out")
-        options["loss"][flag] = value
+        options[contrast][flag] = value
     for part, weights in (("audio", config.audio_weights), ("text", config.text_weights)):
         if weights is not None:
             _take_weights(config, part, weights, options)
-    if config.margin_schedule is not None and "margin" not in known["loss"]:
+    if config.margin_schedule is not None and "margin" not in known[contrast]:
         _refuse_flag(config, "margin_schedule", "margin")
     for key, value in registry.parse_assignments(config.options).items():
         part, dot, name = key.partition(".")
@@ -164,7 +183,7 @@ def plugin_options(config: TrainConfig) -> dict[str, dict[str, Any]]:
         if not owners or name not in known[owners[0]]:
             everything = [f"{p}.{k}" for p in known for k in sorted(known[p])]
             raise UnknownNameError("option -O", key, everything)
-        if "schedule" in known and owners[0] == "loss" and name in ("temperature", "tau", "margin"):
+        if "schedule" in known and owners[0] == contrast and name in ("temperature", "tau", "margin"):
             raise ConfigError(f"-O {key}: the schedule gives it to every anchor; leave it out")
         if name in options[owners[0]]:
             raise ConfigError(f"-O {key}: is also given as --{name.replace('_', '-')}; give it once")
@@ -186,10 +205,12 @@ def _take_weights(config: TrainConfig, part: str, weights: str, options: dict[st
 
 def _refuse_flag(config: TrainConfig, flag: str, option: str) -> NoReturn:
     """Say which losses a flag belongs to."""
-    losses = [name for name in registry.names("loss") if option in registry.defaults("loss", name)]
+    wanted = {option, "wrapped"} if option == "base" else {option}
+    losses = [name for name in registry.names("loss") if wanted & registry.defaults("loss", name).keys()]
     instead = "; triplet has --margin-schedule" if flag == "temperature" and config.loss == "triplet" else ""
     belongs = f"it belongs to --loss {' or '.join(losses)}{instead}"
-    raise ConfigError(f"--{flag.replace('_', '-')} does not apply to --loss {config.loss}; {belongs}")
+    chosen = f"--loss {config.loss}" + (f" --base {contrasting_loss(config)}" if wraps(config) else "")
+    raise ConfigError(f"--{flag.replace('_', '-')} does not apply to {chosen}; {belongs}")
 
 
 def needs_clusters(config: TrainConfig) -> bool:

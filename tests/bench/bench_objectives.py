@@ -40,6 +40,12 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "decoupled": ("decoupled", {}),
     "cwcl affine": ("cwcl", {}),
     "cwcl exp": ("cwcl", {"kernel": "exp"}),
+    "mochi": ("mochi", {"start": 0.0}),
+    "m3col mixed": ("m3col", {}),
+    "m3col soft": ("m3col", {"mix_until": 0.0}),
+    "cacr": ("cacr", {}),
+    "sogclr": ("sogclr", {}),
+    "sogclr individual": ("sogclr", {"individual": True}),
     "reweighted": ("reweighted", {}),
     "svr fixed 0": ("svr", {"radius": "fixed", "radius_init": 0.0}),
     "svr ratio bi": ("svr", {"radius": "ratio"}),
@@ -66,6 +72,8 @@ def make_objective(variant: str, *, batch_size: int) -> nn.Module:
         options["schedule"] = registry.build("schedule", str(options["schedule"]), supplied)
     if name == "svr":
         options["batch_size"] = batch_size
+    if name == "sogclr":
+        options["num_rows"] = batch_size
     if name == "cwcl":
         options |= {"features": normalize(torch.randn(batch_size, 256), dim=1), "side": "text"}
     return with_terms(registry.build("loss", name, options), added)

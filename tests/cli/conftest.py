@@ -60,6 +60,7 @@ RESULTS: dict[str, dict[str, Any]] = {
                     "retrieval": {
                         "metrics": {"t2a_R@1": 0.5, "t2a_MedR": 1.5},
                         "intervals": {"t2a_R@1": [0.25, 0.75], "t2a_MedR": [1.0, 2.0]},
+                        "chance": {"t2a_R@1": 0.125},
                     }
                 },
             }

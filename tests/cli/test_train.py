@@ -79,3 +79,38 @@ def test_the_newest_unfinished_run_is_resumed(interrupted, clapkit_call, workpla
     (older / "run.json").write_text(json.dumps(record | {"started_at": "2001-01-01T00:00:00+00:00"}))
     clapkit_call("train", "--resume")
     assert interrupted.run_dirs[-1].path.name == "x"
+
+
+SWEEP_LINE = ("train", "--name", "x", "--epochs", "3", "--loss", "siglip", "-O", "dropout=0.1", "--skip-existing", "--resume")
+
+
+def test_a_line_of_a_sweep_starts_a_run(fake_step, clapkit_call, workplace):
+    step = fake_step("train")
+    assert clapkit_call(*SWEEP_LINE).exit_code == 0
+    assert len(step.configs) == 1
+    assert RunDir(workplace / "runs/train/x").finished
+
+
+def test_a_line_of_a_sweep_goes_on_with_an_unfinished_run(interrupted, clapkit_call, workplace):
+    assert clapkit_call(*SWEEP_LINE).exit_code == 0
+    assert [config.resume for config in interrupted.configs] == [True]
+    assert RunDir(workplace / "runs/train/x").finished
+
+
+def test_a_line_of_a_sweep_finds_a_finished_run(fake_step, clapkit_call):
+    step = fake_step("train")
+    clapkit_call(*SWEEP_LINE)
+    again = clapkit_call(*SWEEP_LINE)
+    assert again.exit_code == 0
+    assert "finished already" in again.stderr
+    assert len(step.configs) == 1
+
+
+def test_a_line_of_a_sweep_refuses_the_run_of_another_line(fake_step, clapkit_call):
+    fake_step("train")
+    clapkit_call(*SWEEP_LINE)
+    result = clapkit_call(*(word if word != "siglip" else "dcl" for word in SWEEP_LINE))
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "error: --resume: --loss differ from what runs/train/x was started with; leave them out\n",
+    )

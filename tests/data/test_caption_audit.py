@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clapkit.data import _languages
+from clapkit.data import languages
 from clapkit.data.caption_audit import find_caption_problems, num_words
 from clapkit.types import Caption, Clip
 
@@ -163,9 +163,9 @@ def test_a_bad_caption_of_many_clips_is_found_on_each() -> None:
 
 
 def test_every_language_with_small_words_has_some_of_its_own() -> None:
-    assert all(len(words) >= 10 for words in _languages.OWN_WORDS.values())
-    assert set(_languages.FUNCTION_WORDS) | set(_languages.SCRIPTS) | _languages.WITHOUT_BLANKS <= _languages.ISO_639_1
-    assert len(_languages.ISO_639_1) == 183
+    assert all(len(words) >= 10 for words in languages.OWN_WORDS.values())
+    assert set(languages.FUNCTION_WORDS) | set(languages.SCRIPTS) | languages.WITHOUT_BLANKS <= languages.ISO_639_1
+    assert len(languages.ISO_639_1) == 183
 
 
 @pytest.mark.skipif("CLAPKIT_CAPTIONS" not in os.environ, reason="CLAPKIT_CAPTIONS does not name a folder of caption files")

@@ -12,6 +12,7 @@ from clapkit.metrics.statistics import (
     bootstrap_weights,
     clustered_standard_error,
     paired_sign_flip,
+    paired_sign_flips,
     weighted_mean,
     weighted_median,
 )
@@ -137,3 +138,18 @@ def test_clips_that_do_not_fit_the_values_are_refused():
         weighted_mean([1.0, 2.0], [0], num_clips=1)
     with pytest.raises(MetricError, match="indices must cover 0 to 2"):
         weighted_mean([1.0, 2.0], [0, 2], num_clips=3)
+
+
+def test_several_quantities_see_the_same_patterns():
+    differences = np.random.default_rng(0).normal(0.2, 1, size=(30, 4))
+    together = paired_sign_flips(differences, num_draws=500, seed=3)
+    alone = [paired_sign_flip(column, num_draws=500, seed=3) for column in differences.T]
+    assert [(t.two_sided_p, t.one_sided_p, t.num_patterns) for t in together] == [
+        (t.two_sided_p, t.one_sided_p, t.num_patterns) for t in alone
+    ]
+    assert [t.mean_difference for t in together] == pytest.approx([t.mean_difference for t in alone])
+
+
+def test_quantities_without_clips_are_refused():
+    with pytest.raises(MetricError, match=r"differences \[0, 2\], expected \[clips, quantities\]"):
+        paired_sign_flips(np.empty((0, 2)))

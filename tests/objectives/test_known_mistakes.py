@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from clapkit import registry
-from clapkit.objectives import cwcl, infonce
+from clapkit.objectives import alip, cwcl, dbpm, infonce, m3col, sogclr
 from clapkit.objectives.targets import uniform_targets
+from clapkit.objectives.transport import Rectification, transport_plan
 
 BATCH = 4
 PAIRS_OF_CLIPS = torch.tensor([0, 0, 1, 1])
@@ -28,6 +29,7 @@ MASKING = [
     *(("svr", {"radius": radius, "sides": "uni"}) for radius in ("adaptive", "static", "fixed", "ratio")),
     ("svr", {"radius": "ratio", "sides": "uni", "base": "siglip"}),
     ("reweighted", {"sides": "uni"}),
+    ("mochi", {}),
 ]
 WITH_TEMPERATURE = [form for form in MASKING if form[0] != "triplet"]
 
@@ -39,7 +41,8 @@ def forms(listed):
 def make(name, options):
     features = normalize(torch.randn(BATCH, 3, generator=torch.Generator().manual_seed(5)), dim=1)
     known = registry.defaults("loss", name)
-    supplied = {key: value for key, value in {"batch_size": BATCH, "features": features}.items() if key in known}
+    of_the_run = {"batch_size": BATCH, "features": features, "num_rows": BATCH}
+    supplied = {key: value for key, value in of_the_run.items() if key in known}
     torch.manual_seed(0)
     return registry.build("loss", name, supplied | options)
 
@@ -139,9 +142,15 @@ def test_rows_of_soft_targets_sum_to_one(positives):
     like = torch.empty(0, dtype=torch.float64)
     table = normalize(torch.randn(BATCH, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64), dim=1)
     matrices = [uniform_targets(positives, like)]
+    plan = transport_plan(table @ table.T, eps=0.05)
+    for share in (0.0, 0.3, 0.9):
+        matrices += [Rectification(share, 0.05).targets(*sides) for sides in ((positives, plan), (positives.T, plan.T))]
     for kernel in ("affine", "exp"):
         for index in (torch.arange(BATCH), torch.tensor([2, 2, 0, 2])):  # one training row twice in a batch
             matrices.append(cwcl.build(features=table, kernel=kernel).targets(index, positives, like))
+    for partner in ([0, 1, 2, 3], [0, 2, 3, 1], [1, 0, 2, 3]):  # permutations that leave rows in place
+        share = torch.tensor([0.1, 0.5, 0.9, 1.0], dtype=torch.float64)
+        matrices.append(m3col.mixed_targets(uniform_targets(positives, like), torch.tensor(partner), share))
     for targets in matrices:
         torch.testing.assert_close(targets.sum(dim=1), torch.ones(BATCH, dtype=torch.float64), rtol=1e-12, atol=0)
         assert (targets >= 0).all()
@@ -160,6 +169,16 @@ def test_a_sum_over_negatives_has_one_summand_less_than_the_batch():
     assert infonce.build().one_direction(similarity, POSITIVES, 5.0).item() == pytest.approx(math.log(3), abs=1e-12)
 
 
+def test_a_mean_exponential_over_negatives_leaves_out_the_pair():
+    # Every negative is 1 lower than its pair: log g = -1 / 0.2; with the pair log((3 e^-5 + 1) / 4) = -1.37.
+    objective = sogclr.build(num_rows=BATCH, tau=0.2)
+    similarity = torch.full((BATCH, BATCH), -0.7, dtype=torch.float64).fill_diagonal_(0.3).requires_grad_()
+    loss, _ = objective.one_direction(similarity, EYE, torch.arange(BATCH), side=0)
+    objective.after_step()
+    assert loss.item() == pytest.approx(-1, abs=1e-12)
+    assert objective.log_normaliser[0].tolist() == pytest.approx([-5] * BATCH)
+
+
 def test_a_mean_over_hinges_leaves_out_the_pair():
     # Every negative violates the margin 0.2 by exactly 0.2, the mean is 0.2; with the pair among them it would be 0.15.
     audio = text = torch.ones(BATCH, 1)
@@ -173,6 +192,39 @@ def test_a_mean_over_other_rows_leaves_out_the_row_itself(name):
     points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     value = registry.build("term", name)(points, points, torch.eye(2, dtype=torch.bool))
     assert value.item() == pytest.approx(-8, abs=1e-5)
+
+
+# A normal density is above 1 for every deviation below 0.4: as a weight it counts bad pairs more than good ones.
+
+
+@pytest.mark.parametrize("deviation", [0.01, 0.1, 0.39])
+def test_a_pair_that_stands_out_never_counts_more_than_one_that_does_not(deviation):
+    mean, deviation = torch.tensor(1.0), torch.tensor(deviation)
+    normal = torch.distributions.Normal(mean, deviation)
+    peak = normal.log_prob(mean).exp()
+    assert peak > 1  # the mistake
+    losses = mean + deviation * torch.linspace(-3, 3, 7)
+    weights = dbpm.odd_weights(losses, torch.ones(7, dtype=torch.bool), mean, deviation)
+    assert weights.max() == 1
+    torch.testing.assert_close(weights, normal.log_prob(losses).exp() / peak)
+
+
+# A gate that is capped for the sample and not for the pair lets a clip whose captions disagree count more than one whose agree.
+
+
+def test_a_clip_whose_captions_disagree_never_counts_more_than_one_whose_agree():
+    # Captions of the first clip agree; those of the second are opposite to each other, one of them on the clip.
+    audio = torch.eye(2, dtype=torch.float64)[[0, 0, 1, 1]]
+    text = audio * torch.tensor([1.0, 1.0, 1.0, -1.0], dtype=torch.float64)[:, None]
+    weights = {}
+    for cap in (True, False):
+        gates = alip.build(cap=cap)
+        gates.usual.copy_(torch.tensor([0.0, -1.0]))
+        weights[cap] = gates.weigh(audio, text, POSITIVES, PAIRS_OF_CLIPS, 0.0)[0]
+        assert weights[cap][:2].tolist() == [1, 1]
+    assert weights[True].max() == 1
+    # Sample gate e^(2 (-1 - 0)), pair gate e^(2 (1 + 1)): e^2 where its captions contradict each other.
+    assert weights[False][2].item() == pytest.approx(math.exp(2))
 
 
 # Parameters in a place where no optimiser and no checkpoint finds them.

@@ -6,7 +6,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from clapkit.report.curves import FIGURES, PALETTE, CurveFigure, Panel, color_of, has_values, plot_bars, plot_curves
+from clapkit.report.canvas import PALETTE, color_of
+from clapkit.report.curves import FIGURES, CurveFigure, Panel, has_values, plot_curves
 
 LOSS = CurveFigure("loss", "Loss", (Panel("loss", "nats"),))
 DRIFT = CurveFigure("drift", "Drift", (Panel("cos", "cosine", reference="infonce_cos"), Panel("ratio", "ratio")))
@@ -92,19 +93,3 @@ def test_every_figure_has_its_own_file_and_draws_each_value_once() -> None:
     assert len(set(keys)) == len(keys)
     drift = next(figure for figure in FIGURES if figure.name == "drift")
     assert all(panel.reference == f"infonce_{panel.key}" for panel in drift.panels)
-
-
-def test_bars_have_the_colours_of_their_runs(tmp_path: Path) -> None:
-    panels = {"text to audio": ["t2a_R@1", "t2a_R@5"], "audio to text": ["a2t_R@1"]}
-    values = [{"t2a_R@1": 0.5}, {"t2a_R@1": 0.25, "t2a_R@5": 1.0}]
-    intervals = [{"t2a_R@1": (0.4, 0.6)}, {}]
-    plot_bars(tmp_path / "a.png", ["one", "two"], panels, values, intervals=intervals, title="Metrics")
-    # 10 x (0.8 + 2.9) inches at 120 dots: no run has a metric of the second panel.
-    assert size(tmp_path / "a.png") == (1200, 444)
-    assert all(has_color(tmp_path / "a.png", PALETTE[run]) for run in (0, 1))
-
-
-def test_intervals_are_drawn(tmp_path: Path) -> None:
-    for name, interval in (("with.png", {"t2a_R@1": (0.4, 0.6)}), ("without.png", {})):
-        plot_bars(tmp_path / name, ["one"], {"": ["t2a_R@1"]}, [{"t2a_R@1": 0.5}], intervals=[interval], title="")
-    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()

@@ -22,7 +22,7 @@ def test_the_title_and_headings_are_escaped_and_own_rules_come_last() -> None:
 
 def test_a_page_may_load_nothing() -> None:
     html = document("T", header="", sections=[])
-    assert re.search(r"content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\"", html)
+    assert re.search(r"content=\"default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'\"", html)
 
 
 def test_a_table_has_an_empty_corner() -> None:

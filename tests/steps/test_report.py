@@ -6,7 +6,9 @@ import pytest
 
 from clapkit.config import TrainConfig
 from clapkit.run_dir import RunDir
-from clapkit.steps.report import configuration_differences, write_report
+from clapkit.steps import report
+from clapkit.steps.evaluation.result import Outcome
+from clapkit.steps.report import configuration_differences
 
 
 @pytest.fixture
@@ -43,14 +45,23 @@ def evaluated(model: Path, name: str = "run") -> dict[str, Any]:
     }
 
 
+def write_report(out: RunDir, results: dict[str, Any]) -> dict[str, str]:
+    """Without evidence."""
+    outcomes = [Outcome(run["run"], Path(run["model"]), "ab", run["protocol"]) for run in results["runs"]]
+    return report.write_report(out, results, outcomes)
+
+
 def compared(*runs: dict[str, Any]) -> dict[str, Any]:
-    return {"runs": list(runs), "comparison": {"baseline": runs[0]["run"], "metrics": [], "rows": [{"tests": {}}] * len(runs)}}
+    return {
+        "runs": list(runs),
+        "comparison": {"baseline": runs[0]["run"], "metrics": [], "rows": [{"label": run["run"], "tests": {}} for run in runs]},
+    }
 
 
 def test_the_figures_of_all_runs_and_the_page_are_written(trained, out):
     results = compared(evaluated(trained("a"), "a"), evaluated(trained("b", loss="svr"), "b"))
     assert write_report(out, results) == {"report": "report.html", "plots": "plots"}
-    assert sorted(path.name for path in out.plot_dir.iterdir()) == ["loss.png", "metrics.png"]
+    assert sorted(path.name for path in out.plot_dir.iterdir()) == ["loss.png", "loss.svg", "metrics.png", "metrics.svg"]
     page = (out.path / "report.html").read_text()
     assert page.count("data:image/png") == 2
     assert "--loss" in page
@@ -62,8 +73,10 @@ def test_the_same_results_give_the_same_bytes(trained, out):
     contents = []
     for _ in range(2):
         write_report(out, results)
-        contents.append((out.path / "report.html").read_bytes())
+        files = [out.path / "report.html", *sorted(out.plot_dir.iterdir())]
+        contents.append({path.name: path.read_bytes() for path in files})
     assert contents[0] == contents[1]
+    assert len(contents[0]) == 5
 
 
 def test_a_model_that_came_alone_is_left_out_of_the_curves_and_named(trained, out, tmp_path):

@@ -29,15 +29,22 @@ TINY: dict[str, Any] = {
     "workers": 1,
 }
 SVR_MMTS = {"loss": "svr", "radius": "adaptive", "temperature": "mmts"}
+WEIGHED = {"loss": "dbpm", "base": "svr", "temperature": "mmts", "options": ("warmup=0.2", "c1=0.5", "c2=0.5")}
 COMBINATIONS: list[dict[str, Any]] = [
-    *({"loss": name} for name in registry.names("loss")),
+    *({"loss": name} | ({"captions_per_clip": 2} if name == "alip" else {}) for name in registry.names("loss")),
     *({"temperature": "mmts", "loss": name} for name in ("infonce", "dcl", "decoupled", "cwcl", "reweighted")),
     {"temperature": "cosine", "options": ("unit=epoch", "oscillations=1")},
     SVR_MMTS,
     {"loss": "svr", "radius": "static", "temperature": "cosine"},
     {"loss": "triplet", "margin_schedule": "mmts", "options": ("reduction=mean",)},
     {"loss": "triplet", "margin_schedule": "cosine"},
+    {"loss": "alip", "base": "reweighted", "captions_per_clip": 2, "options": ("targets=ot",)},
+    WEIGHED,
     {"loss": "decoupled", "captions_per_clip": 2},
+    {"loss": "cacr", "captions_per_clip": 2},
+    {"loss": "mochi", "captions_per_clip": 2, "temperature": "mmts"},
+    {"loss": "m3col", "options": ("mix_until=0.7", "mix_share=1.0")},
+    {"loss": "sogclr", "captions_per_clip": 2, "options": ("individual=true",)},
     {"loss": "svr", "radius": "ratio", "freeze": "text"},
     {"loss": "svr", "radius": "adaptive", "captions_per_clip": 2, "sampler": "unique-caption"},
     {"loss": "siglip", "add": ("uniformity=0.1", "cyclip=0.5"), "options": ("cyclip.in_modal=false",)},
@@ -95,9 +102,13 @@ def test_it_trains_and_is_measured_without_a_trace(options: dict[str, Any], tone
     assert all("infonce_force_cos_global" in record and "modality_gap" in record for record in drift)
 
 
+# Losses whose next step depends on the steps before.
+REMEMBERING = [options for options in COMBINATIONS if options.get("loss") in ("mochi", "m3col", "sogclr")]
 RESUMED = [
-    pytest.param(options, marks=() if options in (COMBINATIONS[-1], SVR_MMTS) else pytest.mark.slow, id=name_of(options))
-    for options in COMBINATIONS[-6:] + [SVR_MMTS]
+    pytest.param(
+        options, marks=() if options in (COMBINATIONS[-1], SVR_MMTS, WEIGHED) else pytest.mark.slow, id=name_of(options)
+    )
+    for options in COMBINATIONS[-6:] + [SVR_MMTS, WEIGHED] + REMEMBERING
 ]
 
 
@@ -182,6 +193,12 @@ REFUSED: list[tuple[dict[str, Any], type[ClapkitError], str]] = [
     ({"add": ("uniformity",)}, ConfigError, "NAME=WEIGHT"),
     ({"add": ("sparkle=1",)}, UnknownNameError, "sparkle"),
     ({"options": ("in_modal=false",)}, UnknownNameError, "in_modal"),
+    ({"loss": "dbpm", "base": "siglip", "temperature": "cosine"}, ConfigError, "one scale and one bias"),
+    ({"loss": "dbpm", "radius": "static"}, ConfigError, "--radius does not apply to --loss dbpm --base infonce"),
+    ({"loss": "infonce", "base": "svr"}, ConfigError, "--base does not apply.*alip or dbpm or reweighted or svr"),
+    ({"loss": "svr", "base": "svr"}, ConfigError, "base=svr: expected one of infonce, siglip"),
+    ({"loss": "alip"}, ConfigError, "--loss alip: .*pass --captions-per-clip 2"),
+    ({"loss": "dbpm", "options": ("num_rows=3",)}, UnknownNameError, "num_rows"),
     ({"loss": "reweighted", "radius": "static"}, ConfigError, "--radius does not apply to --loss reweighted"),
 ]
 

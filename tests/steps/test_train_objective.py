@@ -7,6 +7,7 @@ import torch
 from clapkit.config import TrainConfig, resolve
 from clapkit.data.clusters import Clusters
 from clapkit.objectives.added import AddedTerms
+from clapkit.objectives.siglip import SigLIP
 from clapkit.steps.train_objective import build_objective, logit_scale, start_from_scale
 from clapkit.steps.train_options import make_plan, plugin_options
 
@@ -18,6 +19,7 @@ def objective_of(clusters: Clusters | None = None, row_features: np.ndarray | No
         plugin_options(config),
         plan=make_plan(config, 10),
         steps_per_epoch=10,
+        num_rows=7,
         clusters=clusters,
         features=row_features,
     )
@@ -50,6 +52,25 @@ def test_the_loss_gets_what_it_asks_for_and_nothing_else() -> None:
     assert objective_of(loss="cwcl", row_features=features, features="audio").side == "audio"
 
 
+def test_a_loss_that_weighs_pairs_gets_its_base_with_all_that_a_run_says_about_it() -> None:
+    options = ("c1=3", "base.normalize_support=true", "oscillations=1")
+    objective = objective_of(loss="dbpm", base="svr", radius="adaptive", alpha=0.5, temperature="cosine", options=options)
+    assert (objective.below, objective.above, len(objective.counted)) == (3.0, 2.0, 7)
+    svr = objective.wrapped
+    assert svr.radius["both"].predictor[0].in_features == 4
+    assert (svr.settings.alpha, svr.settings.normalize_support) == (0.5, True)
+    assert objective.temperature is svr.base.temperature
+    assert objective.temperature.schedule is not None
+
+
+def test_the_base_of_a_loss_that_weighs_pairs_is_infonce_unless_said_otherwise() -> None:
+    objective = objective_of(loss="alip", tau=0.1, captions_per_clip=2, options=("strength=1", "targets=ot", "ot_eps=0.2"))
+    assert (objective.strength, objective.wrapped.temperature.tau) == (1.0, 0.1)
+    assert objective.wrapped.rectification.eps == 0.2
+    sigmoid = objective_of(loss="dbpm", base="svr", options=("base.base=siglip",))
+    assert isinstance(sigmoid.wrapped.base, SigLIP)
+
+
 def test_terms_get_their_options() -> None:
     objective = objective_of(add=("cyclip=0.5",), options=("cyclip.in_modal=false",))
     assert isinstance(objective, AddedTerms)
@@ -66,7 +87,7 @@ def start(reporter: Any, scale: float | None, **given: Any) -> Any:
     config = resolve(TrainConfig, given)
     options = plugin_options(config)
     start_from_scale(config, options, scale, reporter)
-    return options["loss"].get("tau")
+    return options.get("base", options["loss"]).get("tau")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +97,7 @@ def start(reporter: Any, scale: float | None, **given: Any) -> Any:
 def test_a_learned_temperature_starts_where_the_model_ended(scale: float, tau: float, reporter: Any) -> None:
     assert start(reporter, scale) == pytest.approx(tau)
     assert start(reporter, scale, loss="svr") == pytest.approx(tau)
+    assert start(reporter, scale, loss="dbpm", base="svr") == pytest.approx(tau)
     assert all("temperature: starts at" in message for message in reporter.said)
 
 

@@ -10,7 +10,12 @@ from clapkit.training.distributed import OneProcess
 from clapkit.training.whole_batch import gather_batch, gradient_of_own_rows, sum_gradients
 
 Seen = dict[str, list[dict[str, Any]]]
-FORMS = [*registry.names("loss"), "infonce targets=soft", "svr radius=static", "svr base=siglip", "infonce schedule=mmts"]
+FORMS = [
+    *registry.names("loss"),
+    *("infonce targets=soft", "svr radius=static", "svr base=siglip", "infonce schedule=mmts"),
+    *("infonce targets=ot", "svr targets=ot", "alip wrapped=svr"),
+    *("mochi start=0.0", "m3col mix_until=0.0", "sogclr individual=True"),
+]
 EXACT = 1e-12  # float64
 
 
@@ -54,16 +59,34 @@ def test_gathering_without_gradients_and_averaging_would_give_half_of_it(two_pro
         assert not torch.allclose(naive, whole)
 
 
-@pytest.mark.parametrize("case", ["whole", "chunks", "accumulated", "batch norm", "clipped", "fp16"])
+WEIGHED = ["weighed", "weighed in chunks", "weighed and accumulated"]
+
+
+@pytest.mark.parametrize("case", ["whole", "chunks", "accumulated", "batch norm", "clipped", "fp16", *WEIGHED])
 def test_two_processes_take_the_steps_of_one(two_processes: Seen, case: str) -> None:
     seen = two_processes["combined"][0][case]
     # A bias in front of a batch norm has no gradient but rounding, of which Adam makes steps of a visible size.
     atol = 1e-8 if case == "batch norm" else EXACT
     assert_same(seen["together"]["weights"], seen["alone"]["weights"], atol=atol)
     steps = [record for record in seen["alone"]["records"] if "loss" in record]
-    assert len(steps) == {"accumulated": 3, "batch norm": 4, "clipped": 3, "fp16": 3}.get(case, 1)
+    expected = {"accumulated": 3, "batch norm": 4, "clipped": 3, "fp16": 3} | dict.fromkeys(WEIGHED, 3)
+    assert len(steps) == expected.get(case, 1)
     for record, expected in zip(seen["together"]["records"], seen["alone"]["records"], strict=True):
         assert record == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_memory_of_losses_is_written_once_a_step_whoever_shares_it_and_however_it_is_encoded(two_processes: Seen) -> None:
+    seen = two_processes["combined"]
+    whole = seen[0]["weighed"]["alone"]
+    assert any(record.get("mean_weight", 1.0) < 1 for record in seen[0]["weighed and accumulated"]["alone"]["records"])
+    for case in ("weighed", "weighed in chunks"):
+        assert_same(seen[0][case]["together"]["weights"], whole["weights"])
+    # An epoch of three batches: every clip came once with both captions, at 0 (counted as 1 %), 1/3 or 2/3 of the training.
+    counted = whole["weights"]["objective.counted"]
+    assert counted.unique().tolist() == pytest.approx([0.02, 2 / 3, 4 / 3])
+    for case in WEIGHED:  # what one process remembers, all remember, bit for bit
+        ours, theirs = (of_one[case]["together"]["weights"] for of_one in seen)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours if name.startswith("objective"))
 
 
 def test_chunks_of_parts_are_the_whole_batch(two_processes: Seen) -> None:

@@ -30,6 +30,12 @@ EXTRA = [
     ("svr", {"radius": "static"}),
     ("svr", {"base": "siglip"}),
     ("infonce", {"schedule": "mmts"}),
+    ("infonce", {"targets": "ot"}),
+    ("svr", {"targets": "ot"}),
+    ("alip", {"wrapped": "svr"}),
+    ("mochi", {"start": 0.0}),
+    ("m3col", {"mix_until": 0.0}),
+    ("sogclr", {"individual": True}),
 ]
 
 
@@ -48,10 +54,13 @@ def objective_of(loss: str, options: Mapping[str, Any]) -> nn.Module:
         "batch_size": CLIPS * CAPTIONS_PER_CLIP,
         "features": functional.normalize(torch.randn(NUM_ROWS, 5, generator=draw), dim=1),
         "side": "text",
+        "num_rows": NUM_ROWS,
     }
     if "schedule" in options:
         sizes = torch.arange(1, NUM_ROWS + 1)
         options = {"schedule": registry.build("schedule", options["schedule"], {"total_steps": 100, "cluster_sizes": sizes})}
+    if "wrapped" in options:
+        options = {**options, "wrapped": objective_of(options["wrapped"], {})}
     known = registry.defaults("loss", loss)
     return registry.build("loss", loss, {k: v for k, v in supplied.items() if k in known} | dict(options)).double()
 
@@ -262,6 +271,11 @@ def combined(processes: Processes, folder: Path) -> dict[str, Any]:
         torch.manual_seed(1)
         return seen_of(trainer(who, folder, encoder=Encoder(batch_norm=batch_norm), **plan))
 
+    def weighed(who: Processes, **plan: Any) -> dict[str, Any]:
+        """Steps that depend on what the ones before have left in the memory of the loss."""
+        form = ("dbpm", {"wrapped": "svr", "warmup": 0.0, "c1": 0.5, "c2": 0.5})
+        return seen_of(trainer(who, folder, form=form, total_steps=3, **plan))
+
     return {
         "chunks": also_alone(processes, lambda who: steps(who, grad_cache_chunk=1)),
         "whole": also_alone(processes, steps),
@@ -269,6 +283,9 @@ def combined(processes: Processes, folder: Path) -> dict[str, Any]:
         "batch norm": also_alone(processes, lambda who: steps(who, batch_norm=True, total_steps=4)),
         "clipped": also_alone(processes, lambda who: steps(who, clip_grad=1e-3, total_steps=3)),
         "fp16": also_alone(processes, lambda who: steps(who, precision="fp16", total_steps=3)),
+        "weighed": also_alone(processes, weighed),
+        "weighed in chunks": also_alone(processes, lambda who: weighed(who, grad_cache_chunk=1)),
+        "weighed and accumulated": also_alone(processes, lambda who: weighed(who, accum_steps=2)),
     }
 
 

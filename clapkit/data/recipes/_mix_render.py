@@ -12,10 +12,11 @@ import soundfile
 from numpy.typing import NDArray
 
 from clapkit.data.audio import load
+from clapkit.data.inspection import SILENT_RMS
 from clapkit.data.recipes._mix_plan import MixPlan, Recording, sound_generator
+from clapkit.data.sound_events import FRAME_S, Waveform, active_part, active_rms, faded, loudest_window
 from clapkit.errors import AudioError
 
-Waveform = NDArray[np.float32]
 Span = tuple[float, float]
 
 GAP_S = 0.1
@@ -26,10 +27,6 @@ _LATEST_START_S = 0.3
 _SHORTEST_PERIOD_S = 0.5  # shorter events are repeated with pauses: a click every 0.1 s would be a buzz
 _LEVEL_DB, _LEVEL_SPREAD_DB = -24.0, 3.0
 _PEAK_LIMITS = (0.8, 0.95)  # drawn between these, so that two clips of one loud recording are no copies
-_FRAME_S = 0.01
-# Frames this far below the loudest one are silence between and around the events of a recording.
-_ACTIVE_RANGE_DB = 40.0
-_SILENCE_RMS = 1e-4  # -80 dBFS, as the report of prepare counts silent clips
 # Excerpts of 5 s at 16 kHz in 330 MB; a corpus with more recordings is decoded more than once.
 _NUM_CACHED = 1024
 
@@ -72,8 +69,8 @@ def _problem(recording: Recording, sound: Sound) -> str | None:
     except AudioError as error:
         return str(error)
     rms = float(np.sqrt(np.mean(np.square(waveform))))
-    if rms < _SILENCE_RMS:
-        return f"{recording.path}: is silent (RMS {rms:.2g}), expected at least {_SILENCE_RMS:g}; drop it"
+    if rms < SILENT_RMS:
+        return f"{recording.path}: is silent (RMS {rms:.2g}), expected at least {SILENT_RMS:g}; drop it"
     return None
 
 
@@ -133,7 +130,7 @@ def _slots(rng: np.random.Generator, composition: str, sound: Sound) -> list[tup
 def _event(recording: Recording, num_samples: int, *, sound: Sound, is_repeated: bool) -> NDArray[np.float64]:
     """The active part of a recording with an RMS of 1, at most ``num_samples`` long; exactly as long if repeated."""
     part = _loudest_part(recording.path, recording.start_s, recording.end_s, sound)
-    frame = sound.samples(_FRAME_S)
+    frame = sound.samples(FRAME_S)
     event = active_part(loudest_window(part, num_samples), frame).astype(np.float64)
     event /= active_rms(event, frame)
     fade = sound.samples(_FADE_S)
@@ -150,45 +147,6 @@ def _loudest_part(path: Path, start_s: float | None, end_s: float | None, sound:
     part = loudest_window(waveform, sound.num_samples).copy()  # a view would keep the whole recording in memory
     part.flags.writeable = False
     return part
-
-
-def loudest_window(waveform: Waveform, num_samples: int) -> Waveform:
-    """The window of ``num_samples`` with the most energy; everything, if the waveform [T] is no longer than that."""
-    if len(waveform) <= num_samples:
-        return waveform
-    energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])  # [T + 1]
-    start = int(np.argmax(energy[num_samples:] - energy[:-num_samples]))
-    return waveform[start : start + num_samples]
-
-
-def active_part(waveform: Waveform, frame: int) -> Waveform:
-    """The waveform [T] without the silence before its first and after its last active frame."""
-    active = np.flatnonzero(_frame_energies(waveform, frame) > 0)
-    return waveform[active[0] * frame : (active[-1] + 1) * frame]
-
-
-def active_rms(waveform: NDArray[np.floating], frame: int) -> float:
-    """Root mean square over the active frames of a waveform [T]."""
-    energies = _frame_energies(waveform, frame)
-    return float(np.sqrt(energies[energies > 0].mean()))
-
-
-def _frame_energies(waveform: NDArray[np.floating], frame: int) -> NDArray[np.float64]:
-    """Mean square of each frame [F], the last one maybe shorter; 0 for frames that are silent beside the loudest."""
-    starts = np.arange(0, len(waveform), frame)
-    lengths = np.minimum(len(waveform) - starts, frame)
-    energies: NDArray[np.float64] = np.add.reduceat(np.square(waveform, dtype=np.float64), starts) / lengths
-    energies[energies <= energies.max() * 10 ** (-_ACTIVE_RANGE_DB / 10)] = 0
-    return energies
-
-
-def faded(waveform: NDArray[np.float64], fade: int) -> NDArray[np.float64]:
-    """The waveform [T] fading in and out over ``fade`` samples (a half of it at most), so that nothing clicks."""
-    fade = min(fade, len(waveform) // 2)
-    # The two ramps of a crossfade add up to 1: sin^2 + cos^2.
-    ramp = np.sin(0.5 * np.pi * (np.arange(fade) + 0.5) / max(fade, 1)) ** 2
-    envelope: NDArray[np.float64] = np.concatenate([ramp, np.ones(len(waveform) - 2 * fade), ramp[::-1]])
-    return waveform * envelope
 
 
 def repeated(waveform: NDArray[np.float64], num_samples: int, *, fade: int, pause: int) -> NDArray[np.float64]:
