@@ -119,7 +119,7 @@ class TrainConfig(CommonConfig):
     val_split: str = option("val", "Split to validate on; it selects the best checkpoint.")
     loss: str = option("infonce", "Objective.", plugin="loss")
     base: Literal["infonce", "siglip", "svr", "reweighted"] | None = option(
-        None, "Base loss of svr and reweighted (infonce, siglip), and of dbpm and alip. [default: infonce]"
+        None, "Base loss of svr and reweighted (infonce, siglip), and of dbpm, alip, compa and hycd. [default: infonce]"
     )
     radius: Literal["adaptive", "static", "fixed", "ratio"] | None = option(None, "Radius model of svr. [default: adaptive]")
     sides: Literal["bi", "uni"] | None = option(None, "svr on both directions or on text to audio only. [default: bi]")
@@ -176,6 +176,28 @@ class TrainConfig(CommonConfig):
         None, "Pairs that a process encodes at a time; the loss still sees the whole batch. [default: all]"
     )
     captions_per_clip: int = option(1, "Captions of each clip in a batch; a batch of B pairs then holds B / N clips.")
+    false_variants: int | None = option(
+        None, "Variants of each caption that are false of its clip, for compa. [default: 3 with compa]"
+    )
+    true_variants: int | None = option(None, "Parts of each caption that are true of its clip, for compa. [default: 0]")
+    variants: str | None = option(
+        None,
+        "Comma-separated kinds of variants: order, attribute, negation, swap (English, by rules), given (of the manifest)."
+        " [default: all]",
+    )
+    language_strategy: Literal["sample", "all", "anchor"] | None = option(
+        None,
+        "Captions of a clip with several languages: one language drawn evenly, one caption of each, or the anchor language and"
+        " another. [default: any caption]",
+    )
+    anchor_language: str | None = option(None, "Language that --language-strategy anchor compares with. [default: en]")
+    windows: int | None = option(None, "Windows of each clip that are heard in training. [default: 1]")
+    fusion: Literal["mean", "attention", "softmax"] | None = option(
+        None, "How several windows become one sound: their mean, a learned attention, or as the caption asks. [default: mean]"
+    )
+    long_captions: Literal["cut", "split"] | None = option(
+        None, "Captions longer than the text tower reads: cut, or the mean of their parts. [default: cut]"
+    )
     sampler: Literal["random", "cluster", "mined", "unique-caption", "shards"] = option("random", "Which clips share a batch.")
     mine_every: int | None = option(None, "Epochs between searches of the sampler mined. [default: 4]")
     mine_neighbours: int | None = option(None, "Most hard neighbours that a seed of mined brings along. [default: 64]")

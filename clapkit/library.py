@@ -66,7 +66,7 @@ class Model:
     def embed_audio(
         self, sounds: Sequence[Sound] | AnyPath, *, sample_rate: int | None = None, batch_size: int = 32
     ) -> FloatArray:
-        """One vector for each sound; a long one is cut into windows, whose vectors are averaged.
+        """One vector for each sound; a long one is cut into windows, whose vectors become one as the model does it.
 
         Args:
             sounds: audio files, or waveforms [T] or [T, channels] in [-1, 1]; a single file is one.

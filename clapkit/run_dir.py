@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import functools
 import importlib.metadata
 import os
 import platform
@@ -148,7 +149,7 @@ class RunDir:
             "config": dict(config),
             "seed": seed,
             "inputs": earlier.get("inputs", []),
-            "versions": _versions(),
+            "versions": dict(_versions()),
             "device": None,
             "git_revision": _git_revision(),
             "status": "running",
@@ -195,7 +196,7 @@ class RunDir:
             "argv": list(argv),
             "config": dict(config),
             "inputs": [],
-            "versions": _versions(),
+            "versions": dict(_versions()),
             "device": None,
             "git_revision": _git_revision(),
             "status": "running",
@@ -386,7 +387,8 @@ def _is_empty_folder(entry: Path) -> bool:
     return entry.is_dir() and not entry.is_symlink() and not any(entry.iterdir())
 
 
-def _versions() -> dict[str, str]:
+@functools.cache
+def _versions() -> Mapping[str, str]:
     versions = {"python": platform.python_version()}
     for library in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -5,6 +5,7 @@ Shape letters, the same in every docstring and comment:
     B  pairs in a batch        T  samples of a waveform     F  frames         M  mel bins
     D  embedding size          N  items of a gallery        Q  queries        K  entries per row, padded
     L  tokens of a caption     J  keys of a caption, padded C  clips in a batch, C <= B
+    V  variants of a caption   W  windows of a clip
 
 Sample rates are in Hz; names that end in ``_s`` are seconds. Embeddings have unit norm unless a docstring says otherwise.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -149,14 +150,17 @@ class Batch:
     """B pairs of audio and text from C clips; a clip that brings several captions is decoded and encoded once.
 
     Attributes:
-        waveform: float32 [C, T], zeros behind the end of short clips.
-        num_samples: int64 [C], how many samples of each waveform are real.
+        waveform: float32 [C, T], zeros behind the end of short clips; [C, W, T] where clips come as several windows.
+        num_samples: int64 [C], how many samples of each waveform are real; [C, W], 0 where a clip has no such window.
         captions: B sentences, drawn for the clips.
         index: int64 [B], the row of the training set.
         text_keys: int64 [B, J], what the drawn caption stands for (its text, its clip, its labels), padded with 0.
         clip_keys: int64 [B, K], everything that is true of the clip (all its captions, itself, its labels), padded with 0.
         audio_row: int64 [B], the row of ``waveform`` that each pair hears; 0, 1, 2, ... with one caption per clip.
         languages: ISO 639-1 tag of each caption; empty where nobody asked.
+        variants: B * V sentences, those of caption 0 first: what is made of each caption; empty where nobody asked.
+        variant_truth: int8 [B, V], 1 where a variant is true of its clip too, -1 where it is false, 0 where there is none
+            and its sentence is to be ignored; None without variants.
     """
 
     waveform: Tensor
@@ -167,6 +171,8 @@ class Batch:
     clip_keys: Tensor
     audio_row: Tensor
     languages: list[str] = field(default_factory=list)
+    variants: list[str] = field(default_factory=list)
+    variant_truth: Tensor | None = None
 
     def positives(self) -> Tensor:
         """Which pairs are no negatives of each other.
@@ -195,6 +201,42 @@ class LossOutput:
     total: Tensor
     terms: dict[str, float]
     stats: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What objectives may look at beside the embeddings of the pairs; each field is there only if one needs it.
+
+    Attributes:
+        language: int64 [B], equal for captions of one language.
+        variants: unit-norm embeddings of what is made of each caption [B, V, D].
+        variant_truth: int8 [B, V], as in ``Batch``.
+        teacher_audio: unit-norm audio embeddings of a model that is not trained by gradients [B, D].
+        teacher_text: likewise [B, D].
+        audio_features: the audio embeddings before they are brought to unit norm [B, D].
+        text_features: likewise [B, D].
+        windows: unit-norm embeddings of the windows of each clip [B, W, D], 0 where there is none.
+        is_window: bool [B, W], where there is one.
+    """
+
+    language: Tensor | None = None
+    variants: Tensor | None = None
+    variant_truth: Tensor | None = None
+    teacher_audio: Tensor | None = None
+    teacher_text: Tensor | None = None
+    audio_features: Tensor | None = None
+    text_features: Tensor | None = None
+    windows: Tensor | None = None
+    is_window: Tensor | None = None
+
+    def select(self, rows: Tensor) -> Context:
+        """The context of some pairs, int64 [n] or bool [B]."""
+        taken = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Context(**{name: None if value is None else value[rows] for name, value in taken.items()})
+
+
+ContextNeed = Literal["language", "variants", "teacher", "features", "windows"]
+"""A part of ``Context``, as objectives name it in their attribute ``needs``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +283,11 @@ class Hit:
 
 
 class Objective(Protocol):
-    """A loss on a batch of embeddings; owns every learnable thing that inference does not need."""
+    """A loss on a batch of embeddings; owns every learnable thing that inference does not need.
+
+    One that has to know more than the embeddings of the pairs has an attribute ``needs``, a frozenset of ``ContextNeed``, and
+    is then called with ``context``, whose fields of that name are there. See ``clapkit.objectives.contract.score``.
+    """
 
     def __call__(self, audio: Tensor, text: Tensor, positives: Tensor, index: Tensor, progress: float) -> LossOutput:
         """Score a batch.

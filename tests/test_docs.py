@@ -6,12 +6,14 @@ The tables of ``docs/cli.md`` are generated here. To write them anew after a cha
 """
 
 import dataclasses
+import functools
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,13 +240,17 @@ def page_commands(path: Path) -> list[list[str]]:
     return [command for command in commands if not re.search(r"[…<]|\[-|\.\.\.|NAME", " ".join(command))]
 
 
+@functools.cache
+def command_line() -> typer.core.TyperGroup:
+    return typer.main.get_command(app)
+
+
 def parsed(command: list[str]) -> dict:
     """What Typer makes of the words behind ``clapkit``; raises as it would on the command line."""
-    group = typer.main.get_command(app)
     if command[0].startswith("-"):
         assert command in (["--version"], ["--help"])
         return {}
-    context = group.commands[command[0]].make_context(command[0], [word for word in command[1:] if word != "--help"])
+    context = command_line().commands[command[0]].make_context(command[0], [word for word in command[1:] if word != "--help"])
     return context.params
 
 
@@ -318,29 +324,57 @@ def python_blocks() -> Iterator[tuple[Path, list[Block]]]:
 PYTHON_PAGES = list(python_blocks())
 
 
-@pytest.mark.parametrize(("path", "found"), PYTHON_PAGES, ids=[page_name(path) for path, _ in PYTHON_PAGES])
-def test_python_examples_run(path: Path, found: list[Block], tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """In a copy of the package, into which the files go that a page tells the reader to write."""
+def adds_files(found: list[Block]) -> bool:
+    """Whether a page tells the reader to write files into the package."""
+    return any(file_name(block) for block in found)
+
+
+def file_name(block: Block) -> str | None:
+    name = re.fullmatch(r"`(clapkit/[\w/]+\.py)`:", block.above)
+    return name[1] if name else None
+
+
+def id_of(value: object) -> str:
+    return page_name(value) if isinstance(value, Path) else "blocks"
+
+
+@pytest.mark.parametrize(("path", "found"), [page for page in PYTHON_PAGES if not adds_files(page[1])], ids=id_of)
+def test_python_examples_run(
+    path: Path, found: list[Block], tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if path.name == "pretrained.md":
+        make_fine_tuned(tmp_path, request.getfixturevalue("clap_folder"))
+        warnings.simplefilter("ignore")  # transformers warns of itself; pytest sets it back
+    elif path.name == "search.md":
+        make_library(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLAPKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CLAPKIT_RUNS", raising=False)
+    exec(compile("\n".join(block.text for block in found), page_name(path), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(("path", "found"), [page for page in PYTHON_PAGES if adds_files(page[1])], ids=id_of)
+def test_python_examples_run_with_the_files_that_a_page_adds(path: Path, found: list[Block], tmp_path: Path) -> None:
+    """In a copy of the package, into which the files go."""
     shutil.copytree(Path(clapkit.__file__).parent, tmp_path / "clapkit", ignore=shutil.ignore_patterns("__pycache__"))
     script = []
     for block in found:
-        name = re.fullmatch(r"`(clapkit/[\w/]+\.py)`:", block.above)
+        name = file_name(block)
         if name:
-            assert not (tmp_path / name[1]).exists(), f"{name[1]} is taken"
-            (tmp_path / name[1]).write_text(block.text, encoding="utf-8")
+            assert not (tmp_path / name).exists(), f"{name} is taken"
+            (tmp_path / name).write_text(block.text, encoding="utf-8")
         else:
             script.append(block.text)
-    strict = ["-W", "error"]
-    if path.name == "pretrained.md":
-        make_fine_tuned(tmp_path, request.getfixturevalue("clap_folder"))
-        strict = []  # transformers warns of itself
-    elif path.name == "search.md":
-        make_library(tmp_path)
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "CLAPKIT_CACHE": str(tmp_path / "cache")}
     completed = subprocess.run(
-        [sys.executable, *strict, "-c", "\n".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", "\n".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert completed.returncode == 0, completed.stderr[-3000:]
+
+
+def test_some_pages_have_examples_and_one_adds_files() -> None:
+    assert len(PYTHON_PAGES) >= 6
+    assert [page_name(path) for path, found in PYTHON_PAGES if adds_files(found)] == ["docs/extending.md"]
 
 
 def make_fine_tuned(place: Path, clap_folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What every plug-in of a kind promises, whatever it is called: the contract that a new file has to keep."""
 
+import dataclasses
 import inspect
 import itertools
 import json
@@ -14,7 +15,10 @@ from torch.nn import functional
 
 from clapkit import registry
 from clapkit.errors import ConfigError, EmbeddingError, ShapeError, UnknownNameError
-from clapkit.types import AudioSpec
+from clapkit.objectives import contract
+from clapkit.objectives.languages import Anchored, PerLanguage
+from clapkit.objectives.window_fusion import FusedSimilarity
+from clapkit.types import AudioSpec, Context
 
 LOSSES = registry.names("loss")
 AUDIO_TOWERS = registry.names("audio encoder")
@@ -22,6 +26,7 @@ TEXT_TOWERS = registry.names("text encoder")
 TERMS = registry.names("term")
 SCHEDULES = registry.names("schedule")
 BATCH, WIDTH = 8, 12
+ROWS_OF_LANGUAGE = 4
 
 
 def make_schedule(name, **options):
@@ -56,20 +61,35 @@ FORMS = [(name, {}) for name in LOSSES] + [
     *((name, {"targets": "ot"}) for name in ("infonce", "svr", "reweighted")),
     *((name, {"wrapped": wrapped}) for name in ("dbpm", "alip") for wrapped in ("siglip", "svr")),
     ("dbpm", {"warmup": 0.0, "c1": 0.5, "c2": 0.5}),
+    *(("compa", {"wrapped": wrapped}) for wrapped in ("siglip", "svr", "reweighted")),
+    *(("hycd", {"wrapped": wrapped}) for wrapped in ("siglip", "svr", "reweighted")),
+    *(("hycd", {"rafa": 0.5} | more) for more in ({}, {"wrapped": "svr", "soften": 2.0})),
+    ("albef", {"queue": 8, "ramp": 0.0}),
     *((name, scheduled(name)) for name in LOSSES if "schedule" in registry.defaults("loss", name)),
+    # What the train step puts around a loss, see make_loss.
+    *((name, {"around": "windows"}) for name in ("infonce", "siglip")),
+    *((name, {"around": "each language"}) for name in ("infonce", "svr", "compa", "hycd")),
+    *((name, {"around": "anchor"}) for name in ("infonce", "svr")),
 ]
 forms = pytest.mark.parametrize(("name", "options"), FORMS, ids=lambda value: value if isinstance(value, str) else str(value))
 
 
 def make_loss(name, options, *, batch=BATCH, seed=0):
     """An objective with what the train step supplies."""
+    options = dict(options)
+    around = options.pop("around", None)
+    rows = {"each language": min(batch, ROWS_OF_LANGUAGE), "anchor": batch // 2}.get(around, batch)
     features = functional.normalize(torch.randn(BATCH, 5, generator=torch.Generator().manual_seed(5)), dim=1)
-    supplied = {"batch_size": batch, "features": features, "side": "text", "num_rows": BATCH}
+    supplied = {"batch_size": rows, "features": features, "side": "text", "num_rows": BATCH, "embedding_dim": WIDTH}
     known = registry.defaults("loss", name)
     if "wrapped" in options:
-        options = options | {"wrapped": make_loss(options["wrapped"], {}, batch=batch, seed=seed)}
+        options["wrapped"] = make_loss(options["wrapped"], {}, batch=rows, seed=seed)
     torch.manual_seed(seed)
-    return registry.build("loss", name, {key: value for key, value in supplied.items() if key in known} | options)
+    loss = registry.build("loss", name, {key: value for key, value in supplied.items() if key in known} | options)
+    if around is None:
+        return loss
+    wrappers = {"windows": FusedSimilarity, "each language": PerLanguage, "anchor": lambda loss: Anchored(loss, 1)}
+    return wrappers[around](loss)
 
 
 def pairs(*, batch=BATCH, seed=0, dtype=torch.float32):
@@ -80,9 +100,37 @@ def pairs(*, batch=BATCH, seed=0, dtype=torch.float32):
     return [functional.normalize(x, dim=1).to(dtype).requires_grad_() for x in (audio, text)]
 
 
+def context_of(audio, text, index):
+    """All that an objective may ask for, made of the pairs without rounding, so that half precision has it exactly.
+
+    Of each row in four, variants are one false and one true; two false; none; one true and two false. The teacher thinks
+    about as the model does. Every other clip has a second window, which is another sound.
+    """
+    last = 1 - 2 * (torch.arange(WIDTH, device=audio.device) == WIDTH - 1).to(audio.dtype)  # turns one axis around
+    truths = torch.tensor([[-1, 1, 0], [-1, -1, 0], [0, 0, 0], [-1, 1, -1]], dtype=torch.int8, device=audio.device)
+    is_longer = index % 2 == 0
+    other = (audio.roll(1, dims=1) * is_longer[:, None].to(audio.dtype))[:, None]
+    return Context(
+        language=index // ROWS_OF_LANGUAGE,
+        variants=torch.stack([text.roll(1, dims=1), text * last, text.roll(2, dims=1)], dim=1),
+        variant_truth=truths[index % 4],
+        teacher_audio=(audio * last).detach(),
+        teacher_text=text.detach(),
+        audio_features=2 * audio,
+        text_features=text / 2,
+        windows=torch.cat([audio[:, None], other], dim=1),
+        is_window=torch.stack([torch.ones_like(is_longer), is_longer], dim=1),
+    )
+
+
 def score(loss, audio, text, positives=None, index=None):
+    """Score rows with all that there is to know of them; two rows are one clip, in two languages, where there is an anchor."""
     positives = torch.eye(len(audio), dtype=torch.bool) if positives is None else positives
-    return loss(audio, text, positives, torch.arange(len(audio)) if index is None else index, 0.5)
+    index = torch.arange(len(audio)) if index is None else index
+    context = context_of(audio, text, index)
+    if isinstance(loss, Anchored):
+        index, context = index // 2, dataclasses.replace(context, language=index % 2)
+    return contract.score(loss, audio, text, positives, index, 0.5, context)
 
 
 def descend(loss, *, seed):
@@ -92,6 +140,7 @@ def descend(loss, *, seed):
     with torch.no_grad():
         for parameter in loss.parameters():
             parameter -= 0.1 * parameter.grad
+    loss.after_step()
 
 
 def all_finite(*tensors):
@@ -165,7 +214,6 @@ def test_every_parameter_is_in_one_optimiser_group_and_learns(name, options):
     # Several steps: a last layer that starts at zero lets nothing through to the ones before it at first.
     for step in range(4):
         descend(loss, seed=step)
-        loss.after_step()
     unmoved = [key for key, parameter in loss.named_parameters() if torch.equal(before[key], parameter)]
     assert unmoved == []
 
@@ -184,7 +232,8 @@ def test_the_order_of_the_batch_does_not_matter(name, options):
 
 @forms
 def test_two_pairs_are_enough(name, options):
-    loss, (audio, text) = make_loss(name, options, batch=2), pairs(batch=2)
+    batch = 4 if options.get("around") == "anchor" else 2
+    loss, (audio, text) = make_loss(name, options, batch=batch), pairs(batch=batch)
     output = score(loss, audio, text)
     output.total.backward()
     assert all_finite(output.total, audio.grad, text.grad)

@@ -8,12 +8,15 @@ from clapkit.errors import ConfigError, UnknownNameError
 
 def test_plugins_are_the_files_that_define_build() -> None:
     assert registry.names("loss") == (
+        "albef",
         "alip",
         "cacr",
+        "compa",
         "cwcl",
         "dbpm",
         "dcl",
         "decoupled",
+        "hycd",
         "infonce",
         "m3col",
         "mochi",

@@ -67,7 +67,7 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
             rain water car engine music playing plays for during after before out up down off back away""",
         "de": """der die das den dem des ein eine einen einem einer eines und oder ist sind war wird werden mit ohne auf aus
             bei von vom zu zum zur im ins nach während dann nicht sich sein ihre hund bellt vogel vögel mann frau spricht
-            geräusch wasser auto motor musik jemand hintergrund laut leise über unter durch für einige mehrere""",
+            geräusch wasser auto motor musik jemand hintergrund laut leise über unter durch für einige mehrere man wie""",
         "fr": """le la les un une des du et ou est sont dans sur sous avec sans pour par puis pendant tandis que qui au aux en
             ce cette se son sa ses il elle de il chien aboie oiseau oiseaux homme femme parle bruit eau voiture moteur
             musique quelqu plusieurs très fort arrière loin près""",

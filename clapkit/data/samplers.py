@@ -266,7 +266,8 @@ def clips_per_batch(batch_size: int, captions_per_clip: int, *, num_clips: int) 
     if batch_size % captions_per_clip:
         nearest = max(2, batch_size // captions_per_clip) * captions_per_clip
         raise ConfigError(
-            f"--batch-size {batch_size}: is no multiple of --captions-per-clip {captions_per_clip}; pass --batch-size {nearest}"
+            f"--batch-size {batch_size}: is no multiple of the {captions_per_clip} captions that each clip brings by "
+            f"--captions-per-clip or --language-strategy; pass --batch-size {nearest}"
         )
     _check_size(num_clips, batch_size // captions_per_clip, captions_per_clip)
     return batch_size // captions_per_clip

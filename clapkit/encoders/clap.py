@@ -97,6 +97,10 @@ def exportable(model: DualEncoder) -> str | None:
     reason = next(filter(None, (_misfit(side, model.config[side]) for side in TOWER_TYPES)), None)
     if reason is None and any("lora_" in name for name, _ in model.named_parameters()):
         reason = "the towers carry adapters, which a ClapModel has no place for; merge them into the weights first"
+    if reason is None and model.fusion == "attention":
+        reason = "it puts windows together by an attention of its own, which a ClapModel has no place for"
+    if reason is None and model.long_captions == "split":
+        reason = "it reads long captions in parts, and a ClapModel would cut them; train with --long-captions cut"
     return None if reason is None else f"{reason} (the folder model/ of a train run is the portable form of any model)"
 
 

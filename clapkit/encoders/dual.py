@@ -25,6 +25,17 @@ from clapkit.encoders.adapters import merged_state
 from clapkit.encoders.fingerprint import CONFIG, WEIGHTS
 from clapkit.encoders.heads import make_head
 from clapkit.encoders.pretrained import WithoutDrawing
+from clapkit.encoders.text._pieces import LongCaptions, expect_long_captions, split_captions
+from clapkit.encoders.text._pooling import mean_of_pieces
+from clapkit.encoders.window_fusion import (
+    Fusion,
+    WindowAttention,
+    equal_weights,
+    expect_fusion,
+    expect_one_window,
+    expect_windows,
+    weighted_direction,
+)
 from clapkit.errors import CheckpointError, ClapkitError, ConfigError
 from clapkit.types import AudioSpec
 
@@ -44,9 +55,12 @@ class DualEncoder(nn.Module):
         text_options: options of the text tower; ``captions`` trains its tokenizer.
         audio_head: kind of the projection head behind the audio tower.
         text_head: likewise, behind the text tower.
+        long_captions: ``cut`` those that are longer than the text tower reads, or ``split`` them and embed all of them.
+        fusion: how several windows of a clip become one vector; None is ``mean``.
 
     Raises:
-        UnknownNameError: if there is no such tower, option or head.
+        UnknownNameError: if there is no such tower, option, head or fusion, or ``long_captions`` is neither.
+        ConfigError: if long captions are to be split and the text tower does not count tokens.
         CheckpointError: if an option names weights that cannot be used.
     """
 
@@ -60,6 +74,8 @@ class DualEncoder(nn.Module):
         text_options: Mapping[str, Any] | None = None,
         audio_head: str = "mlp",
         text_head: str = "mlp",
+        long_captions: LongCaptions = "cut",
+        fusion: Fusion | None = None,
     ) -> None:
         super().__init__()
         self.audio_tower = registry.build("audio encoder", audio_encoder, audio_options)
@@ -74,6 +90,12 @@ class DualEncoder(nn.Module):
             "audio": {"encoder": audio_encoder, "options": _to_rebuild(self.audio_tower, audio_options), "head": audio_head},
             "text": {"encoder": text_encoder, "options": _to_rebuild(self.text_tower, text_options), "head": text_head},
         }
+        self.captions_split = 0  # so far
+        self.long_captions = long_captions
+        self.window_attention: WindowAttention | None = None
+        expect_fusion(fusion or "mean")
+        if fusion == "attention":
+            self.add_window_attention()
 
     @property
     def audio_spec(self) -> AudioSpec:
@@ -91,6 +113,7 @@ class DualEncoder(nn.Module):
         """What ``config.json`` holds: names, options and heads that rebuild the model without its weights.
 
         ``logit_scale`` is there where the model was trained with one factor on all cosines; embeddings do not need it.
+        ``fusion`` is there where it is not the mean.
         """
         return self._config
 
@@ -115,6 +138,42 @@ class DualEncoder(nn.Module):
         tower = self.text_tower
         return (tower.num_cut, tower.max_tokens) if hasattr(tower, "num_cut") else None
 
+    @property
+    def long_captions(self) -> LongCaptions:
+        """What becomes of captions that are longer than the text tower reads; may be set.
+
+        ``cut`` drops what is too long. ``split`` divides them (``text._pieces``) and takes the mean of the pieces' unit-norm
+        embeddings, weighted by their tokens and brought to unit norm; ``captions_split`` counts them.
+        """
+        name: LongCaptions = self._config.get("long_captions", "cut")
+        return name
+
+    @long_captions.setter
+    def long_captions(self, name: LongCaptions) -> None:
+        if expect_long_captions(name) == "cut":
+            self._config.pop("long_captions", None)  # as models were saved before there was a choice
+            return
+        if not (hasattr(self.text_tower, "count_tokens") and hasattr(self.text_tower, "max_tokens")):
+            raise ConfigError(
+                f"--long-captions split: the text tower {self.tower_names['text']} does not count its tokens; leave it out, "
+                "or give the tower max_tokens and count_tokens"
+            )
+        self._config["long_captions"] = name
+
+    @property
+    def fusion(self) -> Fusion:
+        """How several windows of a clip become one vector; see ``add_window_attention``."""
+        return "mean" if self.window_attention is None else "attention"
+
+    def add_window_attention(self) -> None:
+        """Weigh the windows of a clip by an attention that is learned and starts as their mean; nothing if there is one.
+
+        Its hidden layer is drawn from torch's global generator.
+        """
+        if self.window_attention is None:
+            self.window_attention = WindowAttention(self.embedding_dim).to(self.device).train(self.training)
+            self._config["fusion"] = "attention"
+
     def tower(self, side: Side) -> nn.Module:
         """One of the towers."""
         tower: nn.Module = self.audio_tower if side == "audio" else self.text_tower
@@ -128,19 +187,77 @@ class DualEncoder(nn.Module):
         """
         return layers_of(self.tower(side), f"{side} tower {self.tower_names[side]}", flag=flag)
 
-    def encode_audio(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
-        """Embed waveforms float32 [B, T] of which ``num_samples`` [B] are real; gives unit-norm float32 [B, D]."""
-        return functional.normalize(self.audio_head(self.audio_tower(waveform, num_samples)).float(), dim=1)
+    def encode_audio(
+        self, waveform: Tensor, num_samples: Tensor, *, features: bool = False, keep_windows: bool = False
+    ) -> Tensor:
+        """Embed B clips; gives unit-norm float32 [B, D].
 
-    def encode_text(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
+        Args:
+            waveform: float32 [B, T], or [B, W, T] with several windows of a clip, which are embedded alone and then fused.
+            num_samples: int64 [B], how many samples are real; [B, W], 0 where a clip has no such window.
+            features: whether embeddings come as the head gives them, of any length.
+            keep_windows: whether windows are not fused: [B, W, D], 0 where there is none.
+
+        Raises:
+            ConfigError: if features of several windows are asked for, or windows of one.
+            ShapeError: if the shapes do not fit, or a clip has no window.
+        """
+        if waveform.ndim == 2:
+            expect_one_window(keep_windows=keep_windows)
+            embedded: Tensor = self.audio_head(self.audio_tower(waveform, num_samples)).float()
+            return embedded if features else functional.normalize(embedded, dim=1)
+        is_window = num_samples > 0  # [B, W]
+        expect_windows(waveform, is_window, features=features)
+        heard = self.encode_audio(waveform[is_window], num_samples[is_window])  # [windows of all clips, D]
+        windows = heard.new_zeros(*is_window.shape, self.embedding_dim)  # [B, W, D]
+        windows[is_window] = heard
+        return windows if keep_windows else self.fuse_windows(windows, is_window)
+
+    def fuse_windows(self, windows: Tensor, is_window: Tensor) -> Tensor:
+        """One unit-norm vector of each clip, float32 [B, D], whatever order its windows are in.
+
+        Args:
+            windows: unit norm [B, W, D].
+            is_window: bool [B, W], which of them are there; at least one of each clip.
+        """
+        weights = self.window_weights(windows, is_window)
+        return weighted_direction(windows.float(), weights)
+
+    def window_weights(self, windows: Tensor, is_window: Tensor) -> Tensor:
+        """How much each window of a clip counts, float32 [B, W], rows sum to 1; arguments as of ``fuse_windows``."""
+        if self.window_attention is None:
+            return equal_weights(is_window)
+        with torch.autocast(windows.device.type, enabled=False):
+            weights: Tensor = self.window_attention(windows.float(), is_window)
+            return weights
+
+    def encode_text(self, captions: Sequence[str], languages: Sequence[str] | None = None, *, features: bool = False) -> Tensor:
         """Embed B sentences; gives unit-norm float32 [B, D].
 
         Args:
             captions: the sentences.
             languages: ISO 639-1 tag of each, for towers that ask for it; None is English.
+            features: whether they come as the head gives them, of any length.
         """
-        features = self._text_features(captions, languages)
-        return functional.normalize(self.text_head(features).float(), dim=1)
+        project = self._project_text if self.long_captions == "cut" else self._project_pieces
+        embedded = project(captions, languages)
+        return embedded if features else functional.normalize(embedded, dim=1)
+
+    def _project_text(self, captions: Sequence[str], languages: Sequence[str] | None) -> Tensor:
+        """B sentences as the head gives them [B, D], in one call of the tower."""
+        projected: Tensor = self.text_head(self._text_features(captions, languages)).float()
+        return projected
+
+    def _project_pieces(self, captions: Sequence[str], languages: Sequence[str] | None) -> Tensor:
+        """As ``_project_text``; captions that are too long from their pieces, all of which are in the one call."""
+        tower = self.text_tower
+        pieces = split_captions(captions, tower.count_tokens, max_tokens=tower.max_tokens)
+        if not pieces.num_split:
+            return self._project_text(pieces.texts, languages)
+        self.captions_split += pieces.num_split
+        if languages is not None:
+            languages = [tag for tag, count in zip(languages, pieces.counts, strict=True) for _ in range(count)]
+        return mean_of_pieces(self._project_text(pieces.texts, languages), pieces.counts, pieces.tokens)
 
     def _text_features(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
         asked = [languages or ["en"] * len(captions)] if self.takes_languages else []
@@ -148,10 +265,18 @@ class DualEncoder(nn.Module):
         return features
 
     def forward(
-        self, waveform: Tensor, num_samples: Tensor, captions: Sequence[str], languages: Sequence[str] | None = None
+        self,
+        waveform: Tensor,
+        num_samples: Tensor,
+        captions: Sequence[str],
+        languages: Sequence[str] | None = None,
+        *,
+        features: bool = False,
+        keep_windows: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Embed C clips and B captions; gives audio [C, D] and text [B, D]."""
-        return self.encode_audio(waveform, num_samples), self.encode_text(captions, languages)
+        """Embed C clips and B captions; gives audio [C, D] and text [B, D]; last arguments as in ``encode_audio``."""
+        audio = self.encode_audio(waveform, num_samples, features=features, keep_windows=keep_windows)
+        return audio, self.encode_text(captions, languages, features=features)
 
     def freeze(self, tower: Side, *, except_for: Sequence[nn.Module] = ()) -> None:
         """Leave a tower as it is: no gradients, no dropout, no running statistics. Its projection head still learns.
@@ -252,6 +377,8 @@ class DualEncoder(nn.Module):
                     # Models of clapkit 0.1 had one kind of head and did not say so.
                     audio_head=config["audio"].get("head", "mlp"),
                     text_head=config["text"].get("head", "mlp"),
+                    long_captions=config.get("long_captions", "cut"),
+                    fusion=config.get("fusion"),
                 )
             if "logit_scale" in config:
                 model.config["logit_scale"] = config["logit_scale"]

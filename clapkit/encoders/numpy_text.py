@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from clapkit.encoders._numpy_layers import FloatArray, Weights, gelu, gru, layer_norm, linear, transformer_layer
 from clapkit.encoders.fingerprint import CONFIG, WEIGHTS
+from clapkit.encoders.text._pieces import Pieces, expect_long_captions, split_captions
 from clapkit.errors import CheckpointError, NumericalError, UnknownNameError
 
 FORMAT = 1
@@ -182,8 +183,8 @@ class NumpyTextEncoder:
     Attributes:
         embedding_dim: width D of the joint space.
         takes_languages: False: the built-in towers read all languages alike.
-        max_tokens: longer sentences are cut.
-        num_cut: sentences cut so far.
+        max_tokens: longer sentences are cut, or split where the model does so.
+        num_cut: sentences, or pieces of them, cut so far.
     """
 
     takes_languages = False
@@ -197,6 +198,7 @@ class NumpyTextEncoder:
         weights: Weights,
         embedding_dim: int,
         vocab_size: int,
+        splits: bool = False,
     ) -> None:
         """Put an encoder together.
 
@@ -207,10 +209,13 @@ class NumpyTextEncoder:
             weights: of tower and head, float32, by their names in the model.
             embedding_dim: width D of the joint space.
             vocab_size: most subwords that the tokenizer was to learn.
+            splits: whether sentences that are too long are embedded from their pieces, as a model with ``long_captions`` of
+                ``split`` does it.
         """
         self._spells = tokenizer.get_vocab_size() >= vocab_size and vocab_size < _ENOUGH_SUBWORDS
         self._tokenizer, self._tower, self._head, self._weights = tokenizer, tower, head, weights
         self.embedding_dim, self.max_tokens, self.num_cut = embedding_dim, tower.max_tokens, 0
+        self._splits = splits
 
     @property
     def captions_cut(self) -> tuple[int, int]:
@@ -226,6 +231,14 @@ class NumpyTextEncoder:
         Raises:
             NumericalError: if an embedding is zero or not finite.
         """
+        if not self._splits:
+            return self._encode(texts)
+        pieces = split_captions(texts, self._count_tokens, max_tokens=self.max_tokens)
+        vectors = self._encode(pieces.texts)  # [M, D]
+        return _mean_of_pieces(vectors, pieces, texts) if pieces.num_split else vectors
+
+    def _encode(self, texts: Sequence[str]) -> FloatArray:
+        """As ``encode``, of sentences that fit; the end of others is cut."""
         sentences = self._tokens(texts)
         vectors = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
         by_length: dict[int, list[int]] = {}
@@ -238,12 +251,7 @@ class NumpyTextEncoder:
                 for batch in (rows[start : start + step] for start in range(0, len(rows), step)):
                     vectors[batch] = self._embed(np.array([sentences[row] for row in batch]))
             unit: FloatArray = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        broken = ~np.isfinite(unit).all(axis=1)
-        if broken.any():
-            raise NumericalError(
-                f"{int(broken.sum())} of {len(texts)} embeddings are zero or not finite, the first of "
-                f"{texts[int(np.argmax(broken))]!r}; the model is damaged or has diverged"
-            )
+        _expect_finite(unit, texts)
         return unit.astype(np.float32)
 
     def knows(self, text: str) -> bool:
@@ -265,6 +273,10 @@ class NumpyTextEncoder:
                 pieces.setdefault(word, []).append(piece)  # the blank before a word counts as its first letter
         return any(sum(map(len, word)) > _SPELT * len(word) for word in pieces.values())
 
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, before anything is cut."""
+        return [len(encoding) for encoding in self._tokenizer.encode_batch(list(texts))]
+
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each sentence; one at least, and ``max_tokens`` at most."""
         encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
@@ -274,6 +286,27 @@ class NumpyTextEncoder:
     def _embed(self, ids: Any) -> FloatArray:
         """Ids int64 [B, L] to float32 [B, D]."""
         return self._head.project(self._weights, self._tower.encode(self._weights, ids))[:, 0]
+
+
+def _mean_of_pieces(vectors: FloatArray, pieces: Pieces, texts: Sequence[str]) -> FloatArray:
+    """Unit-norm rows of pieces [M, D] to those of sentences [Q, D]; one in one piece stays as it is."""
+    counts = np.array(pieces.counts)
+    first = np.cumsum(counts) - counts
+    weights = np.array(pieces.tokens, dtype=np.float64)[:, None]
+    sums = np.add.reduceat(vectors * weights, first)
+    with np.errstate(invalid="ignore"):
+        means: FloatArray = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    _expect_finite(means, texts)
+    return np.where(counts[:, None] == 1, vectors[first], means.astype(np.float32))
+
+
+def _expect_finite(vectors: FloatArray, texts: Sequence[str]) -> None:
+    broken = ~np.isfinite(vectors).all(axis=1)
+    if broken.any():
+        raise NumericalError(
+            f"{int(broken.sum())} of {len(texts)} embeddings are zero or not finite, the first of "
+            f"{texts[int(np.argmax(broken))]!r}; the model is damaged or has diverged"
+        )
 
 
 def open_text_encoder(model_folder: Path) -> NumpyTextEncoder | None:
@@ -299,6 +332,7 @@ def open_text_encoder(model_folder: Path) -> NumpyTextEncoder | None:
         tokenizer_json, vocab_size = options["tokenizer"], int(options.get("vocab_size", tower.vocab_size))
         # Models of clapkit 0.1 had one kind of head and did not say so.
         head = _find_head(config["text"].get("head", "mlp"))
+        splits = expect_long_captions(config.get("long_captions", "cut")) == "split"
     except (KeyError, TypeError, AttributeError, ValueError, UnknownNameError) as error:
         raise CheckpointError(
             f"{model_folder / CONFIG}: cannot be used ({type(error).__name__}: {error}); "
@@ -309,7 +343,7 @@ def open_text_encoder(model_folder: Path) -> NumpyTextEncoder | None:
     weights = _read_weights(model_folder / WEIGHTS, expected)
     if weights is None:
         return None
-    return NumpyTextEncoder(tokenizer, tower, head, weights=weights, embedding_dim=width, vocab_size=vocab_size)
+    return NumpyTextEncoder(tokenizer, tower, head, weights=weights, embedding_dim=width, vocab_size=vocab_size, splits=splits)
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from clapkit import registry
 from clapkit.errors import ConfigError
-from clapkit.objectives.contract import ParamGroup, loss_output, require
+from clapkit.objectives.contract import ParamGroup, loss_output, require, score
 from clapkit.objectives.terms._contract import Term
-from clapkit.types import LossOutput
+from clapkit.types import Context, LossOutput
 
 
 def read_additions(additions: Iterable[str]) -> dict[str, float]:
@@ -91,13 +91,21 @@ class AddedTerms(nn.Module):
         self.terms = dict(terms)
         self.weights = dict(weights)
 
-    def forward(self, audio: Tensor, text: Tensor, positives: Tensor, index: Tensor, progress: float) -> LossOutput:
+    def forward(
+        self,
+        audio: Tensor,
+        text: Tensor,
+        positives: Tensor,
+        index: Tensor,
+        progress: float,
+        context: Context | None = None,
+    ) -> LossOutput:
         """Score a batch; see ``clapkit.types.Objective``. ``terms`` gets the unweighted value of every ``added_<name>``.
 
         Raises:
             ShapeError: as the objective, or if the shapes differ or B < 2.
         """
-        output: LossOutput = self.objective(audio, text, positives, index, progress)
+        output = score(self.objective, audio, text, positives, index, progress, context)
         total, values = output.total, {}
         for name, term in self.terms.items():
             # A weight of 0 must not reach the gradient even as 0 times something infinite.

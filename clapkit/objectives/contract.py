@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clapkit.errors import ConfigError, ShapeError
-from clapkit.types import LossOutput
+from clapkit.types import Context, ContextNeed, LossOutput
 
 ParamGroup = dict[str, Any]
 """One optimiser group: ``params``, ``lr``, ``weight_decay`` and a ``name`` for the log."""
@@ -91,3 +91,40 @@ def loss_output(total: Tensor, terms: Mapping[str, Tensor], stats: Mapping[str, 
         terms=dict(zip(terms, numbers[: len(terms)], strict=True)),
         stats=dict(zip(stats, numbers[len(terms) :], strict=True)),
     )
+
+
+def needs_of(objective: nn.Module) -> frozenset[ContextNeed]:
+    """What an objective, with all that it is made of, has to know beside the embeddings of the pairs."""
+    return frozenset().union(*(getattr(module, "needs", ()) for module in objective.modules()))
+
+
+def score(
+    objective: nn.Module,
+    audio: Tensor,
+    text: Tensor,
+    positives: Tensor,
+    index: Tensor,
+    progress: float,
+    context: Context | None = None,
+) -> LossOutput:
+    """Score a batch with any objective, which is told of ``context`` if it, or a part of it, needs that.
+
+    Raises:
+        ShapeError: if it needs what ``context`` does not hold, or the batch is none.
+    """
+    wanted = needs_of(objective)
+    if not wanted:
+        output: LossOutput = objective(audio, text, positives, index, progress)
+        return output
+    context = Context() if context is None else context
+    missing = sorted(need for need in wanted if _part(context, need) is None)
+    if missing:
+        raise ShapeError(f"{type(objective).__name__}: the batch brings no {', '.join(missing)}, which this objective needs")
+    output = objective(audio, text, positives, index, progress, context=context)
+    return output
+
+
+def _part(context: Context, need: ContextNeed) -> Tensor | None:
+    fields = {"teacher": "teacher_audio", "features": "audio_features"}
+    part: Tensor | None = getattr(context, fields.get(need, need))
+    return part

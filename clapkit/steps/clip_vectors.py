@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from clapkit.errors import NumericalError
 
 FloatArray = npt.NDArray[np.float32]
 Pool = Literal["mean", "none"]
+Fuse = Callable[[FloatArray], FloatArray]
+"""Unit-norm vectors of the windows of a clip [W, D] to one vector [D]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +62,16 @@ class _OpenClip:
 
 
 class ClipsInOrder:
-    """Puts the windows of clips together again; what it keeps of a pooled clip does not grow with its windows.
+    """Puts the windows of clips together again; what it keeps of a clip whose mean is taken does not grow with its windows.
 
     Args:
         width: D.
         pool: ``mean`` makes one vector of the windows of a clip, ``none`` keeps them.
+        fuse: how ``mean`` does so where the model knows better than their mean.
     """
 
-    def __init__(self, *, width: int, pool: Pool) -> None:
-        self._width, self._pool = width, pool
+    def __init__(self, *, width: int, pool: Pool, fuse: Fuse | None = None) -> None:
+        self._width, self._pool, self._fuse = width, pool, fuse
         self._open: deque[_OpenClip] = deque()
         self._waiting: deque[_OpenClip] = deque()  # one entry for each window that has no vector yet
 
@@ -111,9 +114,11 @@ class ClipsInOrder:
         expect_finite(vectors, [clip.id for clip in clips])
         for clip, vector in zip(clips, vectors, strict=True):
             clip.num_waiting -= 1
-            if clip.outcome is None and self._pool == "mean":
+            if clip.outcome is not None:
+                continue
+            if self._pool == "mean":
                 clip.total += vector
-            elif clip.outcome is None:
+            if self._pool == "none" or self._fuse is not None:
                 clip.vectors.append(vector)
 
     def finished(self) -> Iterator[EmbeddedClip | Rejected]:
@@ -130,9 +135,15 @@ class ClipsInOrder:
         if self._pool == "none":
             vectors = np.stack(clip.vectors)  # [W, D]
         else:
-            vectors = unit_norm(clip.total[None])  # [1, D]
+            vectors = unit_norm(self._pooled(clip)[None])  # [1, D]
             expect_finite(vectors, [clip.id])
         return EmbeddedClip(clip.row, vectors, clip.spans, clip.num_windows, clip.content)
+
+    def _pooled(self, clip: _OpenClip) -> npt.NDArray[np.floating[Any]]:
+        """The direction of all windows together [D]."""
+        if self._fuse is None or clip.num_windows == 1:  # one window is itself, whatever fuses
+            return clip.total
+        return self._fuse(np.stack(clip.vectors))
 
 
 def unit_norm(vectors: npt.NDArray[np.floating[Any]]) -> FloatArray:

@@ -144,14 +144,15 @@ def load(job: Job, reporter: Reporter) -> Encoder:
 
 
 def audio_policy(model: Encoder, config: EmbedConfig) -> dict[str, Any]:
-    """How audio is cut and pooled.
+    """How audio is cut and pooled; ``fusion`` is there where windows become one vector by something else than their mean.
 
     Raises:
         ConfigError: if window or hop are out of range.
     """
     spec = model.audio_spec
     window, hop = window_samples(spec, window_s=config.window_s, hop_s=config.hop_s)
-    return {
+    fusion = getattr(model, "fusion", "mean") if config.pool == "mean" else "mean"
+    policy = {
         "sample_rate": spec.sample_rate,
         "window_s": window / spec.sample_rate,
         "hop_s": hop / spec.sample_rate,
@@ -159,6 +160,7 @@ def audio_policy(model: Encoder, config: EmbedConfig) -> dict[str, Any]:
         "pool": config.pool,
         "precision": config.precision,
     }
+    return policy if fusion == "mean" else policy | {"fusion": fusion}
 
 
 def earlier_audio(table: EmbeddingTable, info: TableInfo) -> EarlierAudio:

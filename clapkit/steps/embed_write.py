@@ -169,6 +169,16 @@ class FullBatches:
         rows = torch.arange(max(self._size, len(waveform))).clamp(max=len(waveform) - 1).to(waveform.device)
         return self._model.encode_audio(waveform[rows], num_samples[rows])[: len(waveform)]
 
+    @property
+    def fusion(self) -> str:
+        """See ``Encoder``."""
+        return getattr(self._model, "fusion", "mean")
+
+    def fuse_windows(self, windows: Tensor, is_window: Tensor) -> Tensor:
+        """As of the model; takes no batches of other clips."""
+        fused: Tensor = self._model.fuse_windows(windows, is_window)  # type: ignore[attr-defined]
+        return fused
+
     def encode_text(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
         """See ``Encoder``."""
         return self._model.encode_text(captions, languages)

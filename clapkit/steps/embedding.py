@@ -23,7 +23,7 @@ from clapkit.steps.clip_vectors import ClipsInOrder, EmbeddedClip, Pool, Rejecte
 from clapkit.steps.embed_windows import ClipEnd, DecodedWindow, WindowsAhead
 from clapkit.steps.encoding import Encoder as Encoder
 from clapkit.steps.encoding import Precision as Precision
-from clapkit.steps.encoding import WindowBatch, autocast
+from clapkit.steps.encoding import WindowBatch, autocast, own_fusion
 from clapkit.types import AudioSpec, Clip, Rejection, Reporter
 
 FloatArray = npt.NDArray[np.float32]
@@ -74,8 +74,8 @@ def embed_clips(
         reporter: progress.
         window_s: length of a window in seconds, at most the model's. Default: the model's.
         hop_s: step between windows in seconds, at most the window. Default: the window.
-        pool: ``mean`` gives one vector per clip, the normalised mean of the unit-norm vectors of its windows;
-            ``none`` one per window.
+        pool: ``mean`` gives one vector per clip, the normalised mean of the unit-norm vectors of its windows, or what the
+            model makes of them if it has a fusion of its own; ``none`` one per window.
         batch_size: windows in a batch.
         precision: autocast of the encoder.
         device: where the model is.
@@ -134,7 +134,8 @@ def stream_clips(
 ) -> Iterator[EmbeddedClip | Rejected]:
     """Embed the audio of every clip, and hand each out when its last window is encoded.
 
-    Memory grows neither with the number of clips nor with their lengths (without pooling, with the vectors of one clip).
+    Memory grows neither with the number of clips nor with their lengths (without pooling, and where the model fuses windows
+    itself, with the vectors of one clip).
 
     Args:
         model: in evaluation mode, on ``device``.
@@ -177,7 +178,8 @@ def stream_clips(
         clips_ahead=2 * batch_size,
     )
     batch = WindowBatch(model, size=batch_size, precision=precision, device=device)
-    return _stream(batch, ahead, manifest, ClipsInOrder(width=model.embedding_dim, pool=pool), reporter=reporter)
+    clips = ClipsInOrder(width=model.embedding_dim, pool=pool, fuse=own_fusion(model, device=device))
+    return _stream(batch, ahead, manifest, clips, reporter=reporter)
 
 
 def _stream(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clapkit.steps.clip_vectors import FloatArray, unit_norm
+from clapkit.steps.clip_vectors import FloatArray, Fuse, unit_norm
 from clapkit.steps.embed_windows import DecodedWindow
 from clapkit.types import AudioSpec
 
@@ -18,7 +18,11 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Encoder(Protocol):
-    """What embedding needs of a model."""
+    """What embedding needs of a model.
+
+    One whose ``fusion`` is another than ``mean`` makes one vector of the windows of a clip itself, with ``fuse_windows`` as of
+    ``DualEncoder``.
+    """
 
     @property
     def audio_spec(self) -> AudioSpec:
@@ -79,6 +83,27 @@ class WindowBatch:
         with torch.inference_mode(), autocast(self._precision, self._device):
             embedded = self._model.encode_audio(waveform.to(self._device), num_samples.to(self._device))  # [B, D]
             return unit_norm(embedded.float().cpu().numpy())
+
+
+def own_fusion(model: Any, *, device: str) -> Fuse | None:
+    """How a model makes one vector of the windows of a clip; None where that is their normalised mean.
+
+    The weights are computed in float32 and for one clip at a time, so that they depend on nothing else.
+
+    Args:
+        model: in evaluation mode, on ``device``.
+        device: where the model is.
+    """
+    if getattr(model, "fusion", "mean") == "mean":
+        return None
+
+    def fuse(windows: FloatArray) -> FloatArray:
+        given = torch.from_numpy(windows)[None].to(device)  # [1, W, D]
+        with torch.inference_mode():
+            fused: FloatArray = model.fuse_windows(given, given.new_ones(given.shape[:2], dtype=torch.bool))[0].cpu().numpy()
+        return fused
+
+    return fuse
 
 
 def autocast(precision: Precision, device: str) -> contextlib.AbstractContextManager[Any]:

@@ -21,14 +21,16 @@ from clapkit.data.samplers import clips_per_batch
 from clapkit.encoders.adaptation import count_trainable
 from clapkit.encoders.clap import to_transformers
 from clapkit.encoders.dual import DualEncoder
+from clapkit.errors import ConfigError
+from clapkit.objectives.contract import needs_of
 from clapkit.run_dir import RunDir
 from clapkit.steps.row_features import FloatArray, keep_clusters
-from clapkit.steps.train_batches import training_batches
+from clapkit.steps.train_batches import language_draw, training_batches
 from clapkit.steps.train_data import keep_lineage, known_of_rows, record_weights, splits
 from clapkit.steps.train_drift import drift_diagnostics
 from clapkit.steps.train_encoder import build_encoder, prepare_for_device
 from clapkit.steps.train_log import event_log, forget_after, plot_run
-from clapkit.steps.train_objective import build_objective, logit_scale, start_from_scale
+from clapkit.steps.train_objective import build_objective, logit_scale, start_from_scale, teacher_of
 from clapkit.steps.train_options import check, make_plan, plugin_options
 from clapkit.steps.train_processes import device_of, follow, lead, processes_here
 from clapkit.steps.train_suspects import write_suspects
@@ -106,7 +108,9 @@ def _train(config: TrainConfig, run_dir: RunDir, reporter: Reporter, processes: 
     prepare_for_device(config, encoder, reporter)
     start_from_scale(config, options, encoder.config.get("logit_scale"), reporter)
     trainer, clusters = _trainer(setting, encoder, options, train_data)
-    validator = Validator(encoder, val_data, workers=workers, precision=config.precision, processes=processes)
+    validator = Validator(
+        encoder, val_data, workers=workers, precision=config.precision, processes=processes, keep_best=config.keep_best
+    )
 
     def begin() -> None:
         if processes.is_first:
@@ -124,14 +128,14 @@ def _train(config: TrainConfig, run_dir: RunDir, reporter: Reporter, processes: 
         "num_parameters": sum(p.numel() for p in encoder.parameters()),
         "num_trained": count_trainable(encoder),
         "num_processes": processes.size,
-        "captions_cut": encoder.captions_cut,
+        **_long_captions(encoder, processes),
         "train_s": progress.train_seconds,
         "wall_s": time.perf_counter() - started,
     }
     if device.type == "cuda":
         result["peak_memory_mib"] = torch.cuda.max_memory_allocated(device) / MIB
     if processes.is_first:
-        _say_what_was_cut(encoder, reporter)
+        _say_what_was_cut(result, reporter)
         plot_run(run_dir)
         suspects = write_suspects(run_dir, trainer.objective, train_data, reporter)
         if suspects is not None:
@@ -148,7 +152,9 @@ def _trainer(
     """The trainer where the run starts or goes on, and the clusters that it trains with."""
     config, processes = setting.config, setting.processes
     clusters, features = _known_everywhere(setting, encoder, train_data)
-    size = clips_per_batch(config.batch_size, config.captions_per_clip, num_clips=len(train_data))
+    draw = language_draw(config, train_data)
+    captions_per_clip = config.captions_per_clip if draw is None else draw.captions_per_clip
+    size = clips_per_batch(config.batch_size, captions_per_clip, num_clips=len(train_data))
     batches = training_batches(
         config,
         train_data,
@@ -159,6 +165,7 @@ def _trainer(
         reporter=setting.reporter,
         processes=processes,
         cache_dir=setting.run_dir.path / "audio_cache",
+        caption_draw=draw,
     )
     plan = make_plan(config, batches.batches_per_epoch)
     objective = build_objective(
@@ -167,9 +174,22 @@ def _trainer(
         plan=plan,
         steps_per_epoch=batches.batches_per_epoch // config.accum_steps,
         num_rows=len(train_data),
+        embedding_dim=encoder.embedding_dim,
         clusters=clusters,
         features=features,
+        captions_per_clip=captions_per_clip,
     ).to(setting.device)
+    needs = needs_of(objective)
+    if "features" in needs and (config.windows or 1) > 1:
+        raise ConfigError(
+            f"--windows {config.windows}: the loss looks at embeddings before they have unit norm, and those of several windows"
+            " are put together after; use --windows 1, or leave out -O rafa"
+        )
+    if config.diagnostics is not None and needs:
+        raise ConfigError(
+            f"--diagnostics: the loss also looks at {', '.join(sorted(needs))}, and drift is measured of losses that look at "
+            "the pairs only; leave --diagnostics out"
+        )
     groups = parameter_groups(encoder, lr=config.lr, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
     groups += objective.param_groups(config.lr, config.weight_decay)  # type: ignore[operator]
     synchronise_batch_norm(encoder, processes)
@@ -183,6 +203,8 @@ def _trainer(
         checkpoint_dir=setting.run_dir.checkpoint_dir,
         diagnostics=_diagnostics(config, objective, batches),
         processes=processes,
+        needs=needs,
+        teacher=teacher_of(objective, encoder),
     )
     if processes.size > 1:
         seed_process(config.seed, processes.rank)
@@ -242,8 +264,20 @@ def _say_validation(record: Mapping[str, Any], plan: Plan, reporter: Reporter) -
         reporter.say(f"step {record['step']} of {plan.total_steps}: {shown}")
 
 
-def _say_what_was_cut(encoder: DualEncoder, reporter: Reporter) -> None:
-    cut = encoder.captions_cut
+def _long_captions(encoder: DualEncoder, processes: Processes) -> dict[str, Any]:
+    """How often captions were cut (and at how many tokens) and read in parts, by all processes together."""
+    counts = processes.gather_values((encoder.captions_cut, encoder.captions_split))
+    cut = [own for own, _ in counts if own is not None]
+    return {
+        "captions_cut": (sum(number for number, _ in cut), cut[0][1]) if cut else None,
+        "captions_split": sum(number for _, number in counts),
+    }
+
+
+def _say_what_was_cut(result: Mapping[str, Any], reporter: Reporter) -> None:
+    cut, num_split = result["captions_cut"], result["captions_split"]
+    if num_split:
+        reporter.say(f"captions longer than the text tower reads were read in parts, {num_split} times in all epochs")
     if cut is not None and cut[0]:
         reporter.warn(
             f"captions longer than the {cut[1]} tokens that the text tower reads were cut, {cut[0]} times in all epochs"

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from clapkit.config import TrainConfig
+from clapkit.data.caption_languages import LanguageDraw
+from clapkit.data.caption_variants import CaptionVariants
 from clapkit.data.clusters import Clusters
 from clapkit.data.dataset import TrainingBatches, caption_groups
 from clapkit.data.manifest import Manifest
@@ -21,11 +23,14 @@ from clapkit.data.samplers import (
 )
 from clapkit.encoders.dual import DualEncoder
 from clapkit.steps.row_features import evaluation
+from clapkit.steps.train_options import numbers_of_variants
 from clapkit.training.diagnostics import embed
 from clapkit.training.distributed import Processes
 from clapkit.types import Reporter
 
 _PROBE_ROWS = 64
+_MOST_LOOKED_AT = 5000
+DEFAULT_ANCHOR = "en"
 
 
 def training_batches(
@@ -39,6 +44,7 @@ def training_batches(
     reporter: Reporter,
     processes: Processes,
     cache_dir: Path,
+    caption_draw: LanguageDraw | None = None,
 ) -> TrainingBatches:
     """The batches with the sampler that is asked for.
 
@@ -49,9 +55,11 @@ def training_batches(
         size: clips in a batch, from ``clips_per_batch``.
         clusters: of the training clips, for the sampler ``cluster``.
         workers: threads that decode.
-        reporter: is told of clips that are never drawn, of a search that never comes and of captions that come twice.
+        reporter: is told of clips that are never drawn, of a search that never comes, of captions that come twice and of clips
+            that are too short for several windows.
         processes: that share the work; this one decodes its part of every batch.
         cache_dir: where decoded audio is kept, if it is kept on disk.
+        caption_draw: from ``language_draw``.
 
     Raises:
         ConfigError: if no batch can be filled.
@@ -96,13 +104,48 @@ def training_batches(
         part=(processes.rank, processes.size),
         audio_cache=config.audio_cache,
         cache_dir=cache_dir,
+        caption_draw=caption_draw,
+        variant_draw=_variant_draw(config, train_data, reporter),
+        windows=config.windows or 1,
     )
-    if batches.num_short_of_captions:
+    if batches.num_short_of_captions and caption_draw is None:
         reporter.warn(
             f"--captions-per-clip {config.captions_per_clip}: {batches.num_short_of_captions} of {len(train_data)} clips have"
             " fewer different captions; theirs come more than once"
         )
+    if batches.windows > 1 and not batches.num_of_several_windows:
+        reporter.warn(
+            f"--windows {config.windows}: no training clip is longer than the {batches.spec.window_s:g} s that the model hears"
+            " at once, so that each comes as one window; leave --windows out, or train on longer recordings"
+        )
     return batches
+
+
+def language_draw(config: TrainConfig, train_data: Manifest) -> LanguageDraw | None:
+    """What draws captions by their languages; None where they are drawn whatever their language is.
+
+    Raises:
+        ConfigError: if there is one language only.
+        ManifestError: if clips lack a language that the strategy asks for.
+    """
+    if config.language_strategy is None:
+        return None
+    return LanguageDraw(train_data.clips, config.language_strategy, anchor=config.anchor_language or DEFAULT_ANCHOR)
+
+
+def _variant_draw(config: TrainConfig, train_data: Manifest, reporter: Reporter) -> CaptionVariants | None:
+    num_false, num_true = numbers_of_variants(config)
+    if num_false + num_true == 0:
+        return None
+    kinds = None if config.variants is None else [kind.strip() for kind in config.variants.split(",") if kind.strip()]
+    draw = CaptionVariants(train_data.clips, num_false=num_false, num_true=num_true, kinds=kinds)
+    without, looked_at = draw.num_without(most=_MOST_LOOKED_AT) if num_false else (0, 0)
+    if without:
+        reporter.warn(
+            f"--loss {config.loss}: {without} of the first {looked_at} captions have no false variant and are trained on like "
+            "any other; more kinds of --variants, or hard_captions in the manifest, would give them some"
+        )
+    return draw
 
 
 def _warn_if_never_mined(config: TrainConfig, sampler: MinedBatches, reporter: Reporter) -> None:

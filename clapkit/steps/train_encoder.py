@@ -35,6 +35,7 @@ def build_encoder(
     encoder = _from_model(config, options) if config.init is not None else _from_towers(config, options, train_data)
     for note in encoder.notes:
         reporter.say(note)
+    _say_how_long_inputs_are_read(config, encoder)
     if config.export is not None:  # before adapters, which the saved model no longer has
         _check_exportable(encoder)
     encoder.train()
@@ -66,6 +67,16 @@ def prepare_for_device(config: TrainConfig, encoder: DualEncoder, reporter: Repo
             f"--grad-cache-chunk {config.grad_cache_chunk}: {len(normed)} batch norms (first {normed[0]}) see a chunk at a"
             " time; the result is that of the whole batch only for towers without batch norm"
         )
+
+
+def _say_how_long_inputs_are_read(config: TrainConfig, encoder: DualEncoder) -> None:
+    """Tell the encoder what becomes of captions and sounds that are longer than the towers read."""
+    if config.long_captions is not None:
+        encoder.long_captions = config.long_captions
+    if config.fusion == "attention":
+        encoder.add_window_attention()
+    elif config.fusion is not None and encoder.fusion == "attention":
+        raise ConfigError(f"--fusion {config.fusion}: the model of --init fuses windows by its attention; leave --fusion out")
 
 
 def _from_towers(config: TrainConfig, options: Mapping[str, Mapping[str, Any]], train_data: Manifest) -> DualEncoder:

@@ -12,10 +12,16 @@ from clapkit import registry
 from clapkit.config import TrainConfig
 from clapkit.data.clusters import Clusters
 from clapkit.objectives.added import with_terms
+from clapkit.objectives.contract import needs_of
+from clapkit.objectives.languages import Anchored, PerLanguage
 from clapkit.objectives.temperature import Temperature
+from clapkit.objectives.window_fusion import FusedSimilarity
 from clapkit.steps.row_features import FloatArray
+from clapkit.steps.train_batches import DEFAULT_ANCHOR
 from clapkit.steps.train_options import contrasting_loss, contrasting_part, scheduled, wraps
 from clapkit.training.plan import Plan
+from clapkit.training.teacher import Teacher
+from clapkit.training.whole_batch import language_code
 from clapkit.types import Reporter
 
 
@@ -26,8 +32,10 @@ def build_objective(
     plan: Plan,
     steps_per_epoch: int,
     num_rows: int,
+    embedding_dim: int,
     clusters: Clusters | None,
     features: FloatArray | None,
+    captions_per_clip: int = 1,
 ) -> nn.Module:
     """The loss with everything that it needs to know of the run.
 
@@ -37,14 +45,20 @@ def build_objective(
         plan: for the length of schedules.
         steps_per_epoch: likewise.
         num_rows: training clips, for losses that remember each.
+        embedding_dim: width of the embeddings, for losses that keep some.
         clusters: of the training clips, where something needs them.
         features: frozen vectors of the training clips [num_rows, d], where the loss needs them.
+        captions_per_clip: pairs of each clip in a batch.
 
     Raises:
         ConfigError: if an option is out of its range or does not fit the others.
         UnknownNameError: if there is no such plug-in.
     """
-    supplied: dict[str, Any] = {"batch_size": config.batch_size, "num_rows": num_rows}
+    # Of several languages each has a softmax of its own, over as many rows as there are clips.
+    rows_of_loss = (
+        config.batch_size // captions_per_clip if config.language_strategy in ("all", "anchor") else config.batch_size
+    )
+    supplied: dict[str, Any] = {"batch_size": rows_of_loss, "num_rows": num_rows, "embedding_dim": embedding_dim}
     schedule = scheduled(config)
     if schedule is not None:
         name, quantity = schedule
@@ -63,9 +77,29 @@ def build_objective(
         supplied["wrapped"] = registry.build("loss", base, {**options["base"], **_known("loss", base, supplied)})
     objective = registry.build("loss", config.loss, {**options["loss"], **_known("loss", config.loss, supplied)})
     assert isinstance(objective, nn.Module)
-    parts = ("loss", "base", "schedule", "audio", "text")
+    parts = ("loss", "base", "schedule", "fusion", "audio", "text")
+    if config.fusion == "softmax":
+        objective = FusedSimilarity(objective, **_read_fusion(options.get("fusion", {})))
     terms = {name: options[name] for name in options if name not in parts and options[name]}
-    return with_terms(objective, config.add, options=terms)
+    objective = with_terms(objective, config.add, options=terms)
+    if config.language_strategy == "all":
+        return PerLanguage(objective)
+    if config.language_strategy == "anchor":
+        return Anchored(objective, language_code(config.anchor_language or DEFAULT_ANCHOR))
+    return objective
+
+
+def _read_fusion(options: Mapping[str, str]) -> dict[str, float]:
+    """The options of ``--fusion softmax``, which is no plug-in that the registry could read them for."""
+    return {key: registry.read_value(key, text, float) for key, text in options.items()}
+
+
+def teacher_of(objective: nn.Module, encoder: nn.Module) -> Teacher | None:
+    """The teacher that an objective asks for, made of the encoder as it is now; None if it asks for none."""
+    if "teacher" not in needs_of(objective):
+        return None
+    momenta: list[Any] = [module.teacher_momentum for module in objective.modules() if hasattr(module, "teacher_momentum")]
+    return Teacher(encoder, momentum=momenta[0])
 
 
 def start_from_scale(config: TrainConfig, options: dict[str, dict[str, Any]], scale: float | None, reporter: Reporter) -> None:

@@ -9,7 +9,7 @@ from clapkit.config import TrainConfig
 from clapkit.errors import ConfigError, UnknownNameError
 from clapkit.objectives.added import read_additions
 from clapkit.steps.row_features import Source, Tower, check_num_clusters, check_source
-from clapkit.steps.validation import RETRIEVAL_METRICS
+from clapkit.steps.validation import VALIDATION_METRICS
 from clapkit.training.loop import Plan
 
 LOSS_FLAGS = (
@@ -18,11 +18,15 @@ LOSS_FLAGS = (
 )
 SUPPLIED = {
     *("captions", "tokenizer", "weights", "config", "front_end", "tokenizer_config"),
-    *("batch_size", "schedule", "features", "side", "wrapped", "num_rows"),
+    *("batch_size", "schedule", "features", "side", "wrapped", "num_rows", "embedding_dim"),
     *("total_steps", "steps_per_epoch", "cluster_sizes", "quantity"),
 }
 """Options of plug-ins that this step fills in; -O may not."""
 DEFAULT_FEATURES: Source = "tfidf"
+DEFAULT_FALSE_VARIANTS = 3
+VARIANT_LOSSES = ("compa",)
+FUSABLE = ("infonce", "siglip")
+"""Losses that can be computed from any matrix of similarities."""
 
 
 def check(config: TrainConfig) -> None:
@@ -34,8 +38,8 @@ def check(config: TrainConfig) -> None:
     """
     if config.val_split == "test":
         raise ConfigError("--val-split test: the best checkpoint would be selected on the test split; name another")
-    if config.keep_best not in RETRIEVAL_METRICS:
-        raise UnknownNameError("metric for --keep-best", config.keep_best, RETRIEVAL_METRICS)
+    if config.keep_best not in VALIDATION_METRICS:
+        raise UnknownNameError("metric for --keep-best", config.keep_best, VALIDATION_METRICS)
     positive = {
         "--epochs": config.epochs,
         "--max-steps": config.max_steps,
@@ -55,6 +59,7 @@ def check(config: TrainConfig) -> None:
         "--lora-rank": config.lora_rank,
         "--accum-steps": config.accum_steps,
         "--grad-cache-chunk": config.grad_cache_chunk,
+        "--windows": config.windows,
     }
     for flag, value in positive.items():
         if value is not None and value <= 0:
@@ -64,14 +69,76 @@ def check(config: TrainConfig) -> None:
         "--clip-grad": config.clip_grad,
         "--warmup-steps": config.warmup_steps,
         "--mine-neighbours": config.mine_neighbours,
+        "--false-variants": config.false_variants,
+        "--true-variants": config.true_variants,
     }
     for flag, value in not_negative.items():
         if value is not None and value < 0:
             raise ConfigError(f"{flag} {value}: expected 0 or more")
+    if config.loss == "alip" and config.language_strategy is not None:
+        raise ConfigError(
+            f"--loss alip: compares captions of a clip in one batch, which --language-strategy {config.language_strategy} "
+            "keeps apart; leave one out"
+        )
     if config.loss == "alip" and config.captions_per_clip < 2:
         raise ConfigError("--loss alip: compares the captions of a clip in a batch with each other; pass --captions-per-clip 2")
+    if config.loss == "hycd" and config.init is None:  # pre-trained towers have fresh heads, and so no common space yet
+        raise ConfigError(
+            "--loss hycd: keeps to what the model knew at its start, and this one knows nothing yet; name a model by --init"
+        )
     check_unused(config)
     _check_adaptation(config)
+    _check_variants(config)
+    _check_hard_weight(config)
+    _check_languages(config)
+    _check_windows(config)
+
+
+def _check_variants(config: TrainConfig) -> None:
+    """Refuse flags about variants of captions that nothing would look at, and a loss about them that would get none."""
+    if not needs_variants(config):
+        able = " or ".join(name for name in registry.names("loss") if name in VARIANT_LOSSES)
+        _require_unset(config, ("false_variants", "true_variants", "variants"), f"belongs to --loss {able}")
+    elif sum(numbers_of_variants(config)) == 0:
+        raise ConfigError(f"--false-variants 0: --loss {config.loss} is about variants; pass 1 or more, or another --loss")
+    elif numbers_of_variants(config)[0] == 0:
+        _require_unset(config, ("variants",), "says of which kinds false variants are, and --false-variants 0 asks for none")
+
+
+def _check_hard_weight(config: TrainConfig) -> None:
+    """Refuse a weight of false variants where there are none."""
+    if not needs_variants(config) or numbers_of_variants(config)[0] > 0:
+        return
+    for key, value in registry.parse_assignments(config.options).items():
+        if key in ("hard_weight", "loss.hard_weight"):
+            raise ConfigError(f"-O {key}={value}: weighs false variants, and --false-variants 0 asks for none; leave one out")
+
+
+def _check_languages(config: TrainConfig) -> None:
+    """Refuse flags about languages that contradict each other."""
+    if config.language_strategy != "anchor":
+        _require_unset(config, ("anchor_language",), "belongs to --language-strategy anchor")
+    if config.language_strategy in ("all", "anchor") and config.loss == "albef":
+        raise ConfigError(
+            f"--language-strategy {config.language_strategy}: compares each language for itself, and the queue of --loss albef "
+            "holds all of them; use --language-strategy sample"
+        )
+    if config.language_strategy is not None and config.captions_per_clip > 1:
+        raise ConfigError(
+            f"--captions-per-clip {config.captions_per_clip}: --language-strategy {config.language_strategy} says which "
+            "captions of a clip share a batch; leave one out"
+        )
+
+
+def _check_windows(config: TrainConfig) -> None:
+    """Refuse a fusion of nothing, and the one that takes a loss on cosines where the loss takes vectors."""
+    if (config.windows or 1) == 1:
+        _require_unset(config, ("fusion",), "needs several --windows of each clip to fuse")
+    if config.fusion == "softmax" and config.loss not in FUSABLE:
+        raise ConfigError(
+            f"--fusion softmax: the sound of a clip depends on the caption, and --loss {config.loss} compares one vector per "
+            f"clip; use --loss {' or '.join(FUSABLE)}, or another --fusion"
+        )
 
 
 def _check_adaptation(config: TrainConfig) -> None:
@@ -158,6 +225,8 @@ def plugin_options(config: TrainConfig) -> dict[str, dict[str, Any]]:
         UnknownNameError: if no plug-in knows a key.
     """
     known = {part: set(registry.defaults(kind, name)) - SUPPLIED for part, (kind, name) in plugins(config).items()}
+    if config.fusion == "softmax":
+        known["fusion"] = {"window_tau"}  # no plug-in: it is built around the loss
     options: dict[str, dict[str, Any]] = {part: {} for part in known}
     contrast = contrasting_part(config)
     for flag in LOSS_FLAGS:
@@ -211,6 +280,19 @@ def _refuse_flag(config: TrainConfig, flag: str, option: str) -> NoReturn:
     belongs = f"it belongs to --loss {' or '.join(losses)}{instead}"
     chosen = f"--loss {config.loss}" + (f" --base {contrasting_loss(config)}" if wraps(config) else "")
     raise ConfigError(f"--{flag.replace('_', '-')} does not apply to {chosen}; {belongs}")
+
+
+def needs_variants(config: TrainConfig) -> bool:
+    """Whether the loss asks for variants of each caption."""
+    return config.loss in VARIANT_LOSSES
+
+
+def numbers_of_variants(config: TrainConfig) -> tuple[int, int]:
+    """False and true variants of each caption in a batch."""
+    if not needs_variants(config):
+        return 0, 0
+    false = DEFAULT_FALSE_VARIANTS if config.false_variants is None else config.false_variants
+    return false, config.true_variants or 0
 
 
 def needs_clusters(config: TrainConfig) -> bool:

@@ -124,6 +124,10 @@ class TorchProcesses:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.is_first = self.rank == 0
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> TorchProcesses:
+        """Itself: the batch norms of a copied encoder belong to the same processes."""
+        return self
+
     def gather(self, rows: Tensor) -> Tensor:
         """See ``Processes``."""
         rows = rows.detach()
@@ -173,7 +177,7 @@ class TorchProcesses:
             _unpack(flat, bucket)
 
     def _flat(self, bucket: Sequence[Tensor]) -> Tensor:
-        flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket]).to(self._device)
+        flat = torch.cat([tensor.detach().reshape(-1).to(self._device) for tensor in bucket])
         # Half precision would lose small parts of a sum.
         return flat.float() if flat.is_floating_point() and flat.element_size() < 4 else flat
 

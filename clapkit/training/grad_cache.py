@@ -9,7 +9,7 @@ Reference: Gao et al., Scaling deep contrastive learning batch size under memory
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ REPEATABLE = 0.05
 class Encoder(Protocol):
     """What the training needs of the dual encoder: the call for whole batches, the other two for chunks of them.
 
-    Languages are given where the batch has them.
+    Languages are given where the batch has them. Where ``features`` are asked for, what comes is not brought to unit norm.
     """
 
     def __call__(self, waveform: Tensor, num_samples: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
@@ -48,15 +48,17 @@ class Encoding:
     """Embeddings of a batch.
 
     Attributes:
-        audio: [C, D], without a graph.
+        audio: [C, D], without a graph; [C, W, D] where windows are kept apart.
         text: [B, D], likewise.
-        backward: passes their gradients on to the parameters of the encoder; None where there is none. Raises ConfigError
-            if it has to embed rows again and they come out differently.
+        variants: of the captions [B, V, D], likewise; None where the batch has none.
+        backward: takes the gradients of audio, text and variants, None where there is none, and passes them on to the
+            parameters of the encoder. Raises ConfigError if it has to embed rows again and they come out differently.
     """
 
     audio: Tensor
     text: Tensor
-    backward: Callable[[Tensor | None, Tensor | None], None]
+    variants: Tensor | None
+    backward: Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,25 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
 
-def call_encoder(encoder: Any, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Embed a batch in one go; gives audio [C, D] and text [B, D]."""
-    languages = [batch.languages] if batch.languages else []
-    audio, text = encoder(batch.waveform.to(device), batch.num_samples.to(device), batch.captions, *languages)
+def call_encoder(encoder: Any, batch: Batch, device: torch.device, **form: Any) -> tuple[Tensor, Tensor]:
+    """Embed a batch in one go.
+
+    Args:
+        encoder: see ``Encoder``.
+        batch: C clips, B captions and their variants.
+        device: of the encoder.
+        form: further arguments of the encoder, which say in what form it gives embeddings.
+
+    Returns:
+        Audio [C, D], and text [B + B V, D], the captions before the variants.
+    """
+    languages = [_languages(batch)] if batch.languages else []
+    captions = batch.captions + batch.variants
+    audio, text = encoder(batch.waveform.to(device), batch.num_samples.to(device), captions, *languages, **form)
     return audio, text
 
 
-def encode(encoder: Any, batch: Batch, *, precision: Precision, chunk: int | None = None) -> Encoding:
+def encode(encoder: Any, batch: Batch, *, precision: Precision, chunk: int | None = None, **form: Any) -> Encoding:
     """Embed a batch, to be followed by ``backward``.
 
     Args:
@@ -86,46 +99,75 @@ def encode(encoder: Any, batch: Batch, *, precision: Precision, chunk: int | Non
         batch: C clips and B captions.
         precision: of the encoder.
         chunk: rows that are encoded at a time; None for all, whose graph is then kept.
+        form: further arguments of the encoder, which say in what form it gives embeddings.
     """
-    return _encode_whole(encoder, batch, precision) if chunk is None else _encode_in_chunks(encoder, batch, precision, chunk)
+    if chunk is None:
+        return _encode_whole(encoder, batch, precision, form)
+    return _encode_in_chunks(encoder, batch, precision, form, chunk)
 
 
-def _encode_whole(encoder: Any, batch: Batch, precision: Precision) -> Encoding:
+def _languages(batch: Batch) -> list[str]:
+    """Languages of the captions and of the variants, which are in the language of their caption."""
+    each = len(batch.variants) // max(1, len(batch.captions))
+    return batch.languages + [language for language in batch.languages for _ in range(each)]
+
+
+def _encode_whole(encoder: Any, batch: Batch, precision: Precision, form: Mapping[str, Any]) -> Encoding:
     with precision():
-        embedded = call_encoder(encoder, batch, precision.device)
+        embedded = call_encoder(encoder, batch, precision.device, **form)
 
-    def backward(*gradients: Tensor | None) -> None:
+    def backward(audio: Tensor | None, text: Tensor | None, variants: Tensor | None = None) -> None:
+        gradients = (audio, _joined(text, variants, embedded[1]))
         ways = [(x, g) for x, g in zip(embedded, gradients, strict=True) if g is not None and x.requires_grad]
         if ways:
             torch.autograd.backward([x for x, _ in ways], [g for _, g in ways])
 
-    return Encoding(embedded[0].detach(), embedded[1].detach(), backward)
+    return Encoding(embedded[0].detach(), *_parted(embedded[1].detach(), batch), backward)
 
 
-def _encode_in_chunks(encoder: Any, batch: Batch, precision: Precision, chunk: int) -> Encoding:
-    device = precision.device
+def _parted(text: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Captions [B, D] and variants [B, V, D] of rows [B + B V, D] that hold both."""
+    size = len(batch.captions)
+    return text[:size], text[size:].view(size, -1, text.shape[1]) if batch.variants else None
+
+
+def _joined(captions: Tensor | None, variants: Tensor | None, like: Tensor) -> Tensor | None:
+    """The gradients of ``_parted`` put together again; where one of two is missing it is 0."""
+    if captions is None and variants is None:
+        return None
+    joined = torch.zeros_like(like)
+    if captions is not None:
+        joined[: len(captions)] = captions
+    if variants is not None:
+        joined[len(variants) :] = variants.flatten(0, 1)  # one caption each
+    return joined
+
+
+def _encode_in_chunks(encoder: Any, batch: Batch, precision: Precision, form: Mapping[str, Any], chunk: int) -> Encoding:
+    device, sentences, languages = precision.device, batch.captions + batch.variants, _languages(batch)
 
     def clips(rows: slice) -> Tensor:
-        embedded: Tensor = encoder.encode_audio(batch.waveform[rows].to(device), batch.num_samples[rows].to(device))
+        embedded: Tensor = encoder.encode_audio(batch.waveform[rows].to(device), batch.num_samples[rows].to(device), **form)
         return embedded
 
     def captions(rows: slice) -> Tensor:
-        languages = [batch.languages[rows]] if batch.languages else []
-        embedded: Tensor = encoder.encode_text(batch.captions[rows], *languages)
+        asked = [languages[rows]] if languages else []
+        text_form = {key: value for key, value in form.items() if key != "keep_windows"}
+        embedded: Tensor = encoder.encode_text(sentences[rows], *asked, **text_form)
         return embedded
 
     audio_side = _Side(clips, len(batch.waveform), chunk=chunk, precision=precision)
-    text_side = _Side(captions, len(batch.captions), chunk=chunk, precision=precision)
+    text_side = _Side(captions, len(sentences), chunk=chunk, precision=precision)
     audio, text = audio_side.embed(), text_side.embed()
 
-    def backward(audio_gradient: Tensor | None, text_gradient: Tensor | None) -> None:
+    def backward(audio_gradient: Tensor | None, text_gradient: Tensor | None, variant_gradient: Tensor | None = None) -> None:
         after = _generators(device)
         with statistics_kept(encoder):
             audio_side.backward(audio_gradient)
-            text_side.backward(text_gradient)
+            text_side.backward(_joined(text_gradient, variant_gradient, text))
         _set_generators(after, device)  # as if nothing had been drawn twice
 
-    return Encoding(audio, text, backward)
+    return Encoding(audio, *_parted(text, batch), backward)
 
 
 class _Side:
@@ -177,6 +219,7 @@ class _Side:
 
 def _largest_difference(embedded: Tensor, first: Tensor) -> Tensor:
     """Largest distance of two embeddings [n, D] and [n, D] of a row, as a share of its length: a scalar."""
+    embedded, first = embedded.flatten(1), first.flatten(1)  # windows of a clip count as one vector
     largest: Tensor = ((embedded - first).norm(dim=1) / first.norm(dim=1)).max()
     return largest
 

@@ -29,8 +29,12 @@ from clapkit.training.grad_cache import Precision, encode
 from clapkit.training.optimizer import learning_rate_factor, set_learning_rate
 from clapkit.training.plan import Plan as Plan
 from clapkit.training.plan import Progress as Progress
-from clapkit.training.whole_batch import gather_batch, gradient_of_own_rows, sum_gradients
-from clapkit.types import Batch, LossOutput, Tracker
+from clapkit.training.teacher import Teacher
+from clapkit.training.whole_batch import WholeBatch, gather_batch, gradient_of_own_rows, sum_gradients
+from clapkit.types import Batch, Context, ContextNeed, LossOutput, Tracker
+
+EMBEDDING_FORMS: dict[ContextNeed, str] = {"features": "features", "windows": "keep_windows"}
+"""Needs of an objective -> argument by which the encoder is asked for embeddings of that form."""
 
 Validate = Callable[[], dict[str, float]]
 Log = Callable[[Mapping[str, Any]], None]
@@ -81,6 +85,8 @@ class Trainer:
         checkpoint_dir: where ``last`` and ``best`` go.
         diagnostics: measures drift where the plan asks for it.
         processes: that train together; this one alone unless given.
+        needs: what the objective has to know beside the embeddings of the pairs.
+        teacher: that tells it, where it needs one.
     """
 
     def __init__(
@@ -95,12 +101,16 @@ class Trainer:
         checkpoint_dir: Path,
         diagnostics: Diagnostics | None = None,
         processes: Processes | None = None,
+        needs: frozenset[ContextNeed] = frozenset(),
+        teacher: Teacher | None = None,
     ) -> None:
+        assert ("teacher" in needs) == (teacher is not None), f"needs {sorted(needs)}"
         self.encoder, self.objective, self.optimizer = encoder, objective, optimizer
         self.batches, self.plan, self.device, self.checkpoint_dir = batches, plan, device, checkpoint_dir
         self.diagnostics = diagnostics
         self.processes: Processes = OneProcess() if processes is None else processes
         self.progress = Progress()
+        self.needs, self.teacher = needs, teacher
         self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=plan.precision == "fp16")
 
     def fit(
@@ -131,6 +141,8 @@ class Trainer:
         """
         self._check_plan()
         self.processes.copy_([*self.encoder.state_dict().values(), *self.objective.state_dict().values()])
+        if self.teacher is not None:
+            self.processes.copy_(list(self.teacher.encoder.state_dict().values()))
         if not self.processes.is_first:
             log, on_best = _log_nothing, _do_nothing
         if self.progress.step == 0:
@@ -178,6 +190,7 @@ class Trainer:
                 f"--accum-steps {accum_steps}: an epoch has {per_epoch} batches; expected a number from 1 to {per_epoch}"
             )
         is_measured = self.diagnostics is not None and self.plan.diagnostics_every
+        assert not (is_measured and self.needs), "the step refuses to measure objectives that need more than the pairs"
         if is_measured and (self.processes.size > 1 or accum_steps > 1):
             raise ConfigError(
                 f"--diagnostics: a step is made of {accum_steps} batches on {self.processes.size} processes; "
@@ -247,21 +260,33 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.objective.after_step()  # type: ignore[operator]
+        if self.teacher is not None:
+            self.teacher.follow(self.encoder)
         return output, norm if math.isfinite(norm) else None, lr
 
     def _backward(self, batch: Batch) -> LossOutput:
         """Add the gradients of a batch to those of the step: its own share of them to the encoder, all to the objective."""
-        own = encode(self.encoder, batch, precision=self._precision, chunk=self.plan.grad_cache_chunk)
-        whole = gather_batch(batch, own.audio, own.text, processes=self.processes)  # C clips, B pairs
-        audio = whole.audio[whole.audio_row]  # [B, D]
+        form = {EMBEDDING_FORMS[need]: True for need in self.needs if need in EMBEDDING_FORMS}
+        own = encode(self.encoder, batch, precision=self._precision, chunk=self.plan.grad_cache_chunk, **form)
+        whole = gather_batch(batch, own, processes=self.processes)  # C clips, B pairs
+        audio, text, context = whole.pairs(are_features="features" in self.needs)  # [B, D] each
+        told = {"context": self._taught(context, batch, whole)} if self.needs else {}
         output: LossOutput = self.objective(
-            audio, whole.text, whole.positives, whole.index, self.progress.step / self.plan.total_steps
+            audio, text, whole.positives, whole.index, self.progress.step / self.plan.total_steps, **told
         )
         output.terms = {"loss": float(output.total.detach())} | output.terms
         self._check_finite(output.terms["loss"], "loss", output)
         torch.autograd.backward(self.scaler.scale(output.total / self.plan.accum_steps))
-        own.backward(*(gradient_of_own_rows(leaf, processes=self.processes) for leaf in (whole.audio, whole.text)))
+        own.backward(*(gradient_of_own_rows(leaf, processes=self.processes) for leaf in whole.leaves))
         return replace(output, total=output.total.detach())
+
+    def _taught(self, context: Context, batch: Batch, whole: WholeBatch) -> Context:
+        """The context, with what the teacher makes of the batch where there is one."""
+        if self.teacher is None:
+            return context
+        taught = self.teacher.embed(batch, precision=self._precision, chunk=self.plan.grad_cache_chunk)
+        audio, text = (self.processes.gather(rows) for rows in taught)
+        return replace(context, teacher_audio=audio[whole.audio_row], teacher_text=text)
 
     @property
     def _precision(self) -> Precision:
@@ -307,6 +332,8 @@ class Trainer:
             "generators": generators,
             "batches": self.batches.state_dict(),
         }
+        if self.teacher is not None:
+            state["teacher"] = self.teacher.state_dict()
         checkpoint.save_checkpoint(self.checkpoint_dir / "last", encoder=self.encoder, objective=self.objective, state=state)
 
     def resume(self, folder: Path, *, seed: int = 0) -> None:
@@ -327,6 +354,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state.get("batches", {}))  # older checkpoints have none
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
         generators = state["generators"]
         generators = [generators] if isinstance(generators, dict) else generators  # one of a single process, in older ones
         if len(generators) == self.processes.size:

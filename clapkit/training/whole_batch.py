@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import normalize, pad
 
 from clapkit.training.distributed import Processes
-from clapkit.types import Batch
+from clapkit.training.grad_cache import Encoding
+from clapkit.types import Batch, Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,63 +19,138 @@ class WholeBatch:
     """The pairs of all processes, on the device of this one; objectives see them as one batch.
 
     Attributes:
-        audio: leaf [C, D], one row a clip.
+        audio: leaf [C, D], one row a clip; [C, W, D] where windows are kept apart.
         text: leaf [B, D].
+        variants: leaf [B, V, D], or None.
         audio_row: int64 [B], the row of ``audio`` that each pair hears.
         positives: bool [B, B].
         index: int64 [B].
+        language: int64 [B], or None.
+        variant_truth: int8 [B, V], or None.
+        is_window: bool [C, W], or None.
     """
 
     audio: Tensor
     text: Tensor
+    variants: Tensor | None
     audio_row: Tensor
     positives: Tensor
     index: Tensor
+    language: Tensor | None
+    variant_truth: Tensor | None
+    is_window: Tensor | None
+
+    @property
+    def leaves(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Audio, text and variants, which get gradients."""
+        return self.audio, self.text, self.variants
+
+    def pairs(self, *, are_features: bool) -> tuple[Tensor, Tensor, Context]:
+        """Unit-norm embeddings of the pairs [B, D] each, and what else is known of them, but for the teacher.
+
+        Args:
+            are_features: whether the leaves are not of unit norm yet.
+        """
+        audio, text, variants = self.audio[self.audio_row], self.text, self.variants
+        context = Context(language=self.language, variants=variants, variant_truth=self.variant_truth)
+        if are_features:
+            context = replace(context, audio_features=audio, text_features=text)
+            audio, text = _unit_norm(audio), _unit_norm(text)
+            if variants is not None:
+                context = replace(context, variants=_unit_norm(variants))
+        if audio.ndim == 3:
+            assert self.is_window is not None, "windows that are kept apart are counted"
+            context = replace(context, windows=audio, is_window=self.is_window[self.audio_row])
+            audio = normalize(audio.sum(dim=1), dim=1)  # windows that are not there are 0
+        return audio, text, context
 
 
-def gather_batch(batch: Batch, audio: Tensor, text: Tensor, *, processes: Processes) -> WholeBatch:
+def _unit_norm(features: Tensor) -> Tensor:
+    """Features [..., D] brought to unit norm, in float32 or better."""
+    return normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
+def gather_batch(batch: Batch, own: Encoding, *, processes: Processes) -> WholeBatch:
     """Put the parts of all processes together.
 
     Args:
         batch: the part of this process.
-        audio: its embeddings [C / size, D], without a graph.
-        text: likewise [B / size, D].
+        own: its embeddings, [C / size, D] and [B / size, D], without a graph.
         processes: to gather from.
 
     Raises:
         ShapeError: if the parts are not equally large.
     """
-    batch = _with_all_rows(batch, processes=processes)
-    on_device = replace(batch, text_keys=batch.text_keys.to(text.device), clip_keys=batch.clip_keys.to(text.device))
+    device = own.audio.device
+    is_window = None
+    if own.audio.ndim == 3:
+        is_window = processes.gather((batch.num_samples > 0).to(torch.int64)).bool().to(device)
+    rows = _all_rows(batch, processes=processes)
+    keys = replace(batch, text_keys=rows.text_keys.to(device), clip_keys=rows.clip_keys.to(device))
     return WholeBatch(
-        processes.gather(audio).requires_grad_(),
-        processes.gather(text).requires_grad_(),
-        batch.audio_row.to(audio.device),
-        on_device.positives(),
-        batch.index.to(audio.device),
+        audio=processes.gather(own.audio).requires_grad_(),
+        text=processes.gather(own.text).requires_grad_(),
+        variants=None if own.variants is None else processes.gather(own.variants).requires_grad_(),
+        audio_row=rows.audio_row.to(device),
+        positives=keys.positives(),
+        index=rows.index.to(device),
+        language=None if rows.language is None else rows.language.to(device),
+        variant_truth=None if rows.variant_truth is None else rows.variant_truth.to(device),
+        is_window=is_window,
     )
 
 
-def _with_all_rows(batch: Batch, *, processes: Processes) -> Batch:
-    """The batch with the rows and keys of all processes; the rest is that of this one."""
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is known of the pairs without their embeddings; integers, one row a pair."""
+
+    index: Tensor
+    audio_row: Tensor
+    text_keys: Tensor
+    clip_keys: Tensor
+    language: Tensor | None
+    variant_truth: Tensor | None
+
+
+def _all_rows(batch: Batch, *, processes: Processes) -> _Rows:
+    """Those of all processes."""
+    language = torch.tensor([language_code(tag) for tag in batch.languages]) if batch.languages else None
+    own = _Rows(batch.index, batch.audio_row, batch.text_keys, batch.clip_keys, language, batch.variant_truth)
     if processes.size == 1:
-        return batch
+        return own
     widths = [batch.text_keys.shape[1], batch.clip_keys.shape[1]]
     text_width, clip_width = processes.gather(torch.tensor([widths])).amax(dim=0).tolist()
     columns = [
-        batch.index[:, None],
-        batch.audio_row[:, None] + processes.rank * len(batch.waveform),
-        pad(batch.text_keys, (0, text_width - widths[0])),
-        pad(batch.clip_keys, (0, clip_width - widths[1])),
+        own.index[:, None],
+        own.audio_row[:, None] + processes.rank * len(batch.waveform),
+        pad(own.text_keys, (0, text_width - widths[0])),
+        pad(own.clip_keys, (0, clip_width - widths[1])),
+        *([] if language is None else [language[:, None]]),
+        *([] if own.variant_truth is None else [own.variant_truth.to(torch.int64)]),
     ]
-    table = processes.gather(torch.cat(columns, dim=1))  # [B, 2 + J + K], one exchange instead of four
-    index, audio_row, text_keys, clip_keys = torch.split(table, [1, 1, text_width, clip_width], dim=1)
-    return replace(batch, index=index.squeeze(1), audio_row=audio_row.squeeze(1), text_keys=text_keys, clip_keys=clip_keys)
+    table = processes.gather(torch.cat(columns, dim=1))  # one exchange instead of six
+    index, audio_row, text_keys, clip_keys, *rest = torch.split(table, [column.shape[1] for column in columns], dim=1)
+    return _Rows(
+        index.squeeze(1),
+        audio_row.squeeze(1),
+        text_keys,
+        clip_keys,
+        None if language is None else rest.pop(0).squeeze(1),
+        None if own.variant_truth is None else rest.pop(0).to(torch.int8),
+    )
 
 
-def gradient_of_own_rows(leaf: Tensor, *, processes: Processes) -> Tensor | None:
-    """The share of this process of the gradient of a gathered leaf; None if nothing depends on it."""
-    return None if leaf.grad is None else leaf.grad.chunk(processes.size)[processes.rank]
+def language_code(tag: str) -> int:
+    """A number for a language tag, the same on all machines; its letters, read as a number."""
+    return int.from_bytes(tag.encode()[:_MOST_LETTERS], "big")
+
+
+_MOST_LETTERS = 7  # that fit into int64
+
+
+def gradient_of_own_rows(leaf: Tensor | None, *, processes: Processes) -> Tensor | None:
+    """The share of this process of the gradient of a gathered leaf; None if there is none, or nothing depends on it."""
+    return None if leaf is None or leaf.grad is None else leaf.grad.chunk(processes.size)[processes.rank]
 
 
 def sum_gradients(parameters: Sequence[Tensor], *, processes: Processes) -> None:

@@ -2,6 +2,9 @@
 
     python tests/bench/bench_objectives.py --threads 2
 
+What a loss needs beside the pairs is part of its step: the forward pass of a teacher, and the text tower on three false
+variants of each caption. "2 captions" has half the clips in a batch of as many pairs; that is the base of ``alip``.
+
 Variants take turns within one run and are compared round by round, so that a slow spell of the machine hits all alike; on
 a busy machine, trust the processor time. Peak memory is measured in a fresh process per variant: the high-water mark of
 the process over what it held before the call (Linux only; elsewhere the column is left out).
@@ -24,11 +27,17 @@ from torch.nn.functional import normalize
 
 from clapkit import registry
 from clapkit.objectives.added import with_terms
+from clapkit.objectives.contract import needs_of, score
+from clapkit.training.grad_cache import Precision
+from clapkit.training.teacher import Teacher
+from clapkit.types import AudioSpec, Batch, Context
 
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "infonce": ("infonce", {}),
     "infonce mmts": ("infonce", {"schedule": "mmts"}),
     "infonce cosine": ("infonce", {"schedule": "cosine"}),
+    "infonce ot": ("infonce", {"targets": "ot"}),
+    "infonce 2 captions": ("infonce", {}),
     "infonce + all terms": ("infonce", {"add": [f"{name}=0.1" for name in registry.names("term")]}),
     "siglip": ("siglip", {}),
     "triplet sum": ("triplet", {}),
@@ -54,13 +63,24 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "svr adaptive bi": ("svr", {"radius": "adaptive"}),
     "svr adaptive mmts": ("svr", {"radius": "adaptive", "schedule": "mmts"}),
     "svr adaptive siglip": ("svr", {"radius": "adaptive", "base": "siglip"}),
+    "dbpm": ("dbpm", {"warmup": 0.0}),
+    "alip": ("alip", {}),
+    "compa": ("compa", {}),
+    "compa svr": ("compa", {"wrapped": "svr adaptive bi"}),
+    "hycd": ("hycd", {}),
+    "hycd svr": ("hycd", {"wrapped": "svr adaptive bi"}),
+    "albef queue": ("albef", {"queue": 1024}),
 }
+TWO_CAPTIONS = ("infonce 2 captions", "alip")
+NUM_VARIANTS = 3
 STATUS = Path("/proc/self/status")
 
 
-def make_objective(variant: str, *, batch_size: int) -> nn.Module:
+def make_objective(variant: str, *, batch_size: int, width: int) -> nn.Module:
     name, given = VARIANTS[variant]
     options = dict(given)
+    if "wrapped" in options:
+        options["wrapped"] = make_objective(str(options["wrapped"]), batch_size=batch_size, width=width)
     added = options.pop("add", [])
     if "schedule" in options:
         about_run = {
@@ -72,19 +92,42 @@ def make_objective(variant: str, *, batch_size: int) -> nn.Module:
         options["schedule"] = registry.build("schedule", str(options["schedule"]), supplied)
     if name == "svr":
         options["batch_size"] = batch_size
-    if name == "sogclr":
+    if name in ("sogclr", "dbpm"):
         options["num_rows"] = batch_size
+    if name == "albef":
+        options["embedding_dim"] = width
     if name == "cwcl":
         options |= {"features": normalize(torch.randn(batch_size, 256), dim=1), "side": "text"}
     return with_terms(registry.build("loss", name, options), added)
 
 
-def loss_step(objective: nn.Module, audio: Tensor, text: Tensor) -> None:
-    """Forward and backward of the loss alone."""
-    batch_size = len(audio)
-    audio.grad = text.grad = None
-    output = objective(audio, text, torch.eye(batch_size, dtype=torch.bool), torch.arange(batch_size), 0.0)
-    output.total.backward()
+def clips_of(variant: str, batch_size: int) -> Tensor:
+    """The training row of each pair."""
+    return torch.arange(batch_size) // (2 if variant in TWO_CAPTIONS else 1)
+
+
+def make_loss_step(variant: str, *, batch_size: int, width: int) -> Callable[[], None]:
+    """Forward and backward of the loss alone, and what it remembers of the batch."""
+    objective = make_objective(variant, batch_size=batch_size, width=width)
+    needs, index = needs_of(objective), clips_of(variant, batch_size)
+    positives = index[:, None] == index
+    leaves = [embeddings(batch_size, width), embeddings(batch_size, width)]
+    context = Context()
+    if "variants" in needs:
+        leaves.append(embeddings(batch_size * NUM_VARIANTS, width))
+        truth = torch.full((batch_size, NUM_VARIANTS), -1, dtype=torch.int8)
+        context = Context(variants=leaves[2].view(batch_size, NUM_VARIANTS, width), variant_truth=truth)
+    if "teacher" in needs:
+        teacher = [embeddings(batch_size, width).detach() for _ in range(2)]
+        context = Context(teacher_audio=teacher[0], teacher_text=teacher[1])
+
+    def step() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        score(objective, leaves[0], leaves[1], positives, index, 0.0, context).total.backward()
+        objective.after_step()
+
+    return step
 
 
 def embeddings(batch_size: int, width: int) -> Tensor:
@@ -129,11 +172,7 @@ def report(title: str, timings: dict[str, Timing], peak_mb: dict[str, float] | N
 
 def bench_loss(variants: list[str], *, batch_size: int, width: int, rounds: int, threads: int) -> None:
     """The loss alone at a large batch."""
-    audio, text = embeddings(batch_size, width), embeddings(batch_size, width)
-    steps = {}
-    for variant in variants:
-        objective = make_objective(variant, batch_size=batch_size)
-        steps[variant] = lambda objective=objective: loss_step(objective, audio, text)
+    steps = {variant: make_loss_step(variant, batch_size=batch_size, width=width) for variant in variants}
     timings = alternate(steps, rounds=rounds)
     peak_mb = None
     if STATUS.exists():
@@ -149,11 +188,10 @@ def peak_in_new_process(variant: str, batch_size: int, width: int, threads: int)
 
 def print_peak(variant: str, *, batch_size: int, width: int) -> None:
     """Print the peak of one call over what the process held before, in MB."""
-    loss_step(make_objective(variant, batch_size=64), embeddings(64, width), embeddings(64, width))
-    audio, text = embeddings(batch_size, width), embeddings(batch_size, width)
-    objective = make_objective(variant, batch_size=batch_size)
+    make_loss_step(variant, batch_size=64, width=width)()
+    step = make_loss_step(variant, batch_size=batch_size, width=width)
     before = memory_mb("VmRSS")
-    loss_step(objective, audio, text)
+    step()
     print(memory_mb("VmHWM") - before)
 
 
@@ -162,37 +200,80 @@ def memory_mb(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def bench_step(variants: list[str], *, tower: str, batch_size: int, width: int, rounds: int) -> None:
-    """A whole training step: towers, projection, loss, backward, optimiser."""
-    audio_tower = registry.build("audio encoder", tower, {})
-    text_tower = registry.build("text encoder", tower, {})
-    audio_head = nn.Linear(audio_tower.embedding_dim, width)
-    text_head = nn.Linear(text_tower.embedding_dim, width)
-    spec = audio_tower.audio_spec
-    waveform = torch.randn(batch_size, spec.window_samples)
-    num_samples = torch.full((batch_size,), spec.window_samples)
+class Encoder(nn.Module):
+    """Two towers, each with one linear layer on top."""
+
+    def __init__(self, tower: str, width: int) -> None:
+        super().__init__()
+        self.audio_tower = registry.build("audio encoder", tower, {})
+        self.text_tower = registry.build("text encoder", tower, {})
+        self.audio_head = nn.Linear(self.audio_tower.embedding_dim, width)
+        self.text_head = nn.Linear(self.text_tower.embedding_dim, width)
+
+    def forward(self, waveform: Tensor, num_samples: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
+        audio = normalize(self.audio_head(self.audio_tower(waveform, num_samples)), dim=1)
+        return audio, normalize(self.text_head(self.text_tower(captions)), dim=1)
+
+
+def make_batch(variant: str, spec: AudioSpec, *, batch_size: int, has_variants: bool) -> Batch:
+    """Noise of a window each, with captions that are as long as captions are."""
+    index = clips_of(variant, batch_size)
+    num_clips = int(index.max()) + 1
     captions = [f"sound number {row} of a long list of different sounds" for row in range(batch_size)]
-    positives, index = torch.eye(batch_size, dtype=torch.bool), torch.arange(batch_size)
-    encoder = nn.ModuleList([audio_tower, text_tower, audio_head, text_head])
+    false = [
+        f"sound number {row} of a short list of {n} equal sounds" for row in range(batch_size) for n in range(NUM_VARIANTS)
+    ]
+    keys = index[:, None] + 1
+    return Batch(
+        waveform=torch.randn(num_clips, spec.window_samples),
+        num_samples=torch.full((num_clips,), spec.window_samples),
+        captions=captions,
+        index=index,
+        text_keys=keys,
+        clip_keys=keys,
+        audio_row=index,
+        variants=false if has_variants else [],
+        variant_truth=torch.full((batch_size, NUM_VARIANTS), -1, dtype=torch.int8) if has_variants else None,
+    )
 
-    def make_step(variant: str) -> Callable[[], None]:
-        objective = make_objective(variant, batch_size=batch_size)
-        # A learning rate of 0: all variants time the same weights.
-        groups = [{"params": list(encoder.parameters()), "lr": 0.0}, *objective.param_groups(0.0, 0.0)]
-        optimizer = torch.optim.AdamW(groups)
 
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            audio = normalize(audio_head(audio_tower(waveform, num_samples)), dim=1)
-            text = normalize(text_head(text_tower(captions)), dim=1)
-            objective(audio, text, positives, index, 0.0).total.backward()
-            optimizer.step()
-            objective.after_step()
+def make_training_step(variant: str, encoder: Encoder, *, batch_size: int, width: int) -> Callable[[], None]:
+    """What one step of a training does, in the order of the training loop."""
+    objective = make_objective(variant, batch_size=batch_size, width=width)
+    needs = needs_of(objective)
+    batch = make_batch(variant, encoder.audio_tower.audio_spec, batch_size=batch_size, has_variants="variants" in needs)
+    positives = batch.positives()
+    # A learning rate of 0: all variants time the same weights.
+    groups = [{"params": list(encoder.parameters()), "lr": 0.0}, *objective.param_groups(0.0, 0.0)]
+    optimizer = torch.optim.AdamW(groups)
+    teacher = Teacher(encoder, momentum=objective.teacher_momentum) if "teacher" in needs else None
+    precision = Precision(torch.device("cpu"), None)
 
-        return step
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        audio, sentences = encoder(batch.waveform, batch.num_samples, batch.captions + batch.variants)
+        audio, text = audio[batch.audio_row], sentences[:batch_size]
+        context = Context()
+        if batch.variants:
+            variants = sentences[batch_size:].view(batch_size, NUM_VARIANTS, width)
+            context = Context(variants=variants, variant_truth=batch.variant_truth)
+        if teacher is not None:
+            known_audio, known_text = teacher.embed(batch, precision=precision)
+            context = Context(teacher_audio=known_audio[batch.audio_row], teacher_text=known_text)
+        score(objective, audio, text, positives, batch.index, 0.0, context).total.backward()
+        optimizer.step()
+        objective.after_step()
+        if teacher is not None:
+            teacher.follow(encoder)
 
-    timings = alternate({variant: make_step(variant) for variant in variants}, rounds=rounds)
-    report(f"training step, {tower} towers, B = {batch_size}", timings)
+    return step
+
+
+def bench_step(variants: list[str], *, tower: str, batch_size: int, width: int, rounds: int) -> None:
+    """A whole training step: towers, projection, teacher, loss, backward, optimiser."""
+    encoder = Encoder(tower, width)
+    steps = {variant: make_training_step(variant, encoder, batch_size=batch_size, width=width) for variant in variants}
+    report(f"training step, {tower} towers, B = {batch_size}", alternate(steps, rounds=rounds))
 
 
 def main() -> None:

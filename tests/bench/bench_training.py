@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clapkit import registry
@@ -125,7 +125,7 @@ def train(trainer: Trainer, *, steps: int) -> tuple[float, float]:
     """Train for some steps more; gives clips per second and the share of the time that the loop waited for audio."""
     records: list[dict[str, Any]] = []
     until = trainer.progress.step + steps
-    trainer.plan = dataclasses.replace(trainer.plan, total_steps=until, log_every=steps, eval_every=10**9)
+    trainer.plan = dataclasses.replace(trainer.plan, total_steps=until)
     with SilentReporter().track("bench", None) as tracker:
         trainer.fit(
             validate=lambda: {"metric": 0.0}, log=lambda r: records.append(dict(r)), tracker=tracker, on_best=lambda: None
@@ -285,19 +285,30 @@ def gpu(arguments: argparse.Namespace, place: Path) -> None:
         seconds: dict[str, list[float]] = {name: [] for name in trainers}
         for number in range(arguments.rounds + 1):
             for name, trainer in trainers.items():
-                torch.cuda.synchronize()
-                started = time.perf_counter()
-                train(trainer, steps=arguments.steps)
-                torch.cuda.synchronize()
+                # As the loop counts, which reads the gradient norm of every step: without the checkpoint at the end.
+                clips_per_s, _ = train(trainer, steps=arguments.steps)
                 if number:
-                    seconds[name].append((time.perf_counter() - started) / arguments.steps)
-        print(f"gpu: {torch.cuda.get_device_name()}, towers small, batch {batch_size}")
+                    seconds[name].append(batch_size / clips_per_s)
+        print(f"gpu: {torch.cuda.get_device_name()}, towers small, batch {batch_size}, {flops / 1e9:.1f} GFLOP a step")
+        print(f"  {'waveforms to the GPU':22} {1000 * seconds_to_copy(batch.waveform):8.1f} ms, in every one of these")
         first = statistics.median(seconds["fp32 eager infonce"])
         for name, measured in seconds.items():
             median = statistics.median(measured)
             speed = flops / median / 1e12
             share = f", {speed / arguments.peak_tflops:.1%} of {arguments.peak_tflops:g}" if arguments.peak_tflops else ""
             print(f"  {name:22} {1000 * median:8.1f} ms   {median / first:5.2f} of fp32 eager   {speed:7.2f} TFLOP/s{share}")
+
+
+def seconds_to_copy(waveform: Tensor) -> float:
+    """Median of five copies from ordinary memory to the GPU."""
+    taken = []
+    for _ in range(6):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        waveform.to("cuda")
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
 
 
 PARTS = {"throughput": throughput, "memory": memory, "loss": loss, "gpu": gpu}

@@ -73,7 +73,8 @@ def test_an_unknown_option_lists_the_known_ones(workplace, clapkit_call):
     result = clapkit_call("prepare", "synth", "-O", "num_clip=60")
     assert result.exit_code == 1
     assert result.stderr == (
-        "error: unknown option of recipe 'synth': 'num_clip': did you mean 'num_clips'? known: num_clips, sample_rate\n"
+        "error: unknown option of recipe 'synth': 'num_clip': did you mean 'num_clips'? "
+        "known: languages, num_clips, sample_rate\n"
     )
 
 

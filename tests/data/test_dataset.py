@@ -398,3 +398,132 @@ def test_an_epoch_that_depends_on_the_weights_is_not_drawn_before_its_time(ramp:
     assert Mined.drawn == [0]
     list(source.epoch(1))
     assert Mined.drawn == [0, 1]
+
+
+def window_batches(
+    manifest: Manifest, windows: int, *, seed: int = 0, cache: AudioCache = "auto", **more: Path
+) -> TrainingBatches:
+    sampler = RandomBatches(len(manifest), 4, seed=seed)
+    fixed = {"sampler": sampler, "positives": "caption", "seed": seed, "workers": 2}
+    return TrainingBatches(manifest, SPEC, **fixed, windows=windows, audio_cache=cache, **more)
+
+
+@pytest.fixture
+def ramps(tmp_path: Path) -> Manifest:
+    """Clips of 0.5, 1, 2.25 and 10 seconds whose sample value is their time in units of ten seconds."""
+    clips = []
+    for number, duration_s in enumerate((0.5, 1.0, 2.25, 10.0)):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, np.arange(round(8000 * duration_s)) / 80000, 8000, subtype="FLOAT")
+        clips.append(Clip(str(number), path.name, duration_s, 8000, 1, captions=(Caption("a"), Caption("b"))))
+    return Manifest.write(tmp_path / "manifest.jsonl", clips, root=tmp_path, name="ramps")
+
+
+def starts_s(waveform: np.ndarray | torch.Tensor) -> list[float]:
+    """Where the windows [W, T] of a ramp begin, seconds."""
+    return (np.asarray(waveform)[:, 0] * 10.0).round(4).tolist()
+
+
+def test_a_clip_brings_as_many_windows_as_cover_it(ramps: Manifest) -> None:
+    source = window_batches(ramps, 4)
+    # 0.5 and 1 s fit into one window; 2.25 s are three, the last one not whole; 10 s would be ten, and four are asked for.
+    for row, expected in enumerate(([4000, 0, 0, 0], [8000, 0, 0, 0], [8000, 8000, 8000, 0], [8000] * 4)):
+        example = source.example(row, 0)
+        assert example.num_samples.tolist() == expected
+        assert example.waveform.shape == (4, 8000)
+        for samples, count in zip(example.waveform, expected, strict=True):
+            assert not samples[count:].any()
+            assert np.allclose(np.diff(samples[:count]), 1 / 80000, atol=1e-6)  # one piece of the clip each
+
+
+def test_windows_are_drawn_one_in_each_part_of_the_clip(ramps: Manifest) -> None:
+    source = window_batches(ramps, 3)
+    drawn = np.array([starts_s(source.example(3, epoch).waveform) for epoch in range(200)])  # [epochs, W]
+    for number in range(3):  # of the 9 s in which a window may begin, three each
+        assert drawn[:, number].min() >= 3 * number
+        assert drawn[:, number].max() <= 3 * (number + 1)
+        assert np.ptp(drawn[:, number]) > 2.8
+    assert (np.diff(drawn, axis=1) >= 0).all()
+    heard = np.zeros(1000, dtype=bool)
+    for start in drawn.ravel():
+        heard[int(start * 100) : int(start * 100) + 100] = True
+    assert heard[10:990].all()  # nothing of the clip is left out over the epochs
+    assert abs(drawn.mean() - 4.5) < 0.2
+
+
+def test_one_window_is_drawn_as_ever_and_several_change_no_captions(ramps: Manifest) -> None:
+    one, plain, three = window_batches(ramps, 1, seed=5), batches(ramps, seed=5), window_batches(ramps, 3, seed=5)
+    for batch, other, several in zip(one.epoch(2), plain.epoch(2), three.epoch(2), strict=True):
+        assert torch.equal(batch.waveform, other.waveform)
+        assert torch.equal(batch.num_samples, other.num_samples)
+        assert batch.waveform.is_contiguous()
+        assert batch.waveform.shape == (4, 8000)
+        assert batch.num_samples.shape == (4,)
+        assert several.captions == batch.captions
+        assert several.waveform.shape == (4, 3, 8000)
+        assert several.num_samples.shape == (4, 3)
+        assert several.num_samples.dtype == batch.num_samples.dtype == torch.int64
+        short = batch.index < 2  # clips of one window
+        assert torch.equal(several.waveform[short, 0], batch.waveform[short])
+
+
+def test_windows_are_a_function_of_seed_epoch_and_row(ramps: Manifest) -> None:
+    source = window_batches(ramps, 3)
+    list(source.epoch(0))
+    batch = next(source.epoch(4))
+    again = window_batches(ramps, 3)
+    for place, row in enumerate(batch.index.tolist()):
+        assert np.array_equal(again.example(row, 4).waveform, batch.waveform[place].numpy())
+    others = [window_batches(ramps, 3, seed=seed).example(3, epoch).waveform for seed, epoch in ((0, 5), (1, 4))]
+    assert not any(np.array_equal(other, again.example(3, 4).waveform) for other in others)
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+def test_windows_are_the_same_whatever_is_kept(ramps: Manifest, tmp_path: Path, cache: AudioCache) -> None:
+    source = window_batches(ramps, 3, cache=cache, cache_dir=tmp_path / "cache")
+    for epoch in (0, 1):
+        found, expected = next(source.epoch(epoch)), next(window_batches(ramps, 3, cache="none").epoch(epoch))
+        assert torch.equal(found.waveform, expected.waveform)
+        assert torch.equal(found.num_samples, expected.num_samples)
+
+
+def test_no_more_is_decoded_than_is_heard(ramps: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    decode = DecodedClips._decode
+
+    def count(self: DecodedClips, row: int, *, offset: int = 0, num_samples: int | None = None) -> np.ndarray:
+        asked.append(num_samples)
+        return decode(self, row, offset=offset, num_samples=num_samples)
+
+    monkeypatch.setattr(DecodedClips, "_decode", count)
+    window_batches(ramps, 3, cache="none").example(3, 0)
+    assert asked == [8000] * 3
+
+
+def test_a_probe_of_windows_lies_evenly_from_start_to_end(ramps: Manifest) -> None:
+    batch = window_batches(ramps, 4).probe([3, 2, 0])
+    assert starts_s(batch.waveform[0]) == [0, 3, 6, 9]
+    assert starts_s(batch.waveform[1]) == [0, 0.625, 1.25, 0]  # three windows; the fourth is none
+    assert batch.num_samples.tolist() == [[8000] * 4, [8000, 8000, 8000, 0], [4000, 0, 0, 0]]
+    assert torch.equal(window_batches(ramps, 4, seed=3).probe([3, 2, 0]).waveform, batch.waveform)
+
+
+def test_a_file_that_ends_early_has_fewer_windows_and_at_least_one(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.ones(12000), 8000, subtype="FLOAT")
+    clips = [Clip(str(n), "a.wav", 30.0, 8000, 1, captions=(Caption("a"),)) for n in range(4)]  # the header says 1.5 s
+    manifest = Manifest.write(tmp_path / "manifest.jsonl", clips, root=tmp_path, name="short")
+    batch = window_batches(manifest, 3).probe([0])
+    assert batch.num_samples.tolist() == [[8000, 0, 0]]
+    drawn = [window_batches(manifest, 3).example(0, epoch).num_samples for epoch in range(20)]
+    assert all(counts[0] >= 1 and not counts[1:].any() for counts in drawn)
+
+
+def test_a_batch_is_no_wider_than_its_longest_clip_needs(ramps: Manifest) -> None:
+    batch = window_batches(ramps, 100_000).probe([0, 3])
+    assert batch.waveform.shape == (2, 10, 8000)  # ten seconds are ten windows of one
+    assert batch.num_samples[1].tolist() == [8000] * 10
+
+
+def test_fewer_windows_than_one_are_refused(ramps: Manifest) -> None:
+    with pytest.raises(ConfigError, match="--windows 0: expected at least 1"):
+        window_batches(ramps, 0)

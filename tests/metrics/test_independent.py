@@ -11,7 +11,6 @@ import pytrec_eval
 import torch
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
-from torchmetrics.functional import retrieval as torch_retrieval
 
 from clapkit.metrics.classification import evaluate_classification
 from clapkit.metrics.hubness import skewness
@@ -44,6 +43,8 @@ def strict(scores, relevant):
 @TIED
 @pytest.mark.parametrize("seed", SEEDS)
 def test_ranks_agree_with_torchmetrics(seed, tied):
+    from torchmetrics.functional import retrieval as torch_retrieval  # seconds, which collecting need not take
+
     scores, relevant = problem(seed, tied=tied)
     ranking, given = rank_relevant(scores, relevant), torch.from_numpy(strict(scores, relevant))
     truth = torch.from_numpy(relevant)

@@ -8,9 +8,11 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from clapkit import registry
-from clapkit.objectives import alip, cwcl, dbpm, infonce, m3col, sogclr
+from clapkit.objectives import alip, compa, cwcl, dbpm, infonce, m3col, sogclr
+from clapkit.objectives.contract import score
 from clapkit.objectives.targets import uniform_targets
 from clapkit.objectives.transport import Rectification, transport_plan
+from clapkit.types import Context
 
 BATCH = 4
 PAIRS_OF_CLIPS = torch.tensor([0, 0, 1, 1])
@@ -30,8 +32,9 @@ MASKING = [
     ("svr", {"radius": "ratio", "sides": "uni", "base": "siglip"}),
     ("reweighted", {"sides": "uni"}),
     ("mochi", {}),
+    ("compa", {}),
 ]
-WITH_TEMPERATURE = [form for form in MASKING if form[0] != "triplet"]
+WITH_TEMPERATURE = [form for form in MASKING if form[0] not in ("triplet", "compa")]
 
 
 def forms(listed):
@@ -54,9 +57,24 @@ def embeddings(similarity):
     return torch.eye(BATCH, 2 * BATCH, dtype=similarity.dtype), text
 
 
+def context_of(audio, text):
+    """All that an objective may want to know: no variants, one language, one window, a teacher that agrees."""
+    return Context(
+        language=torch.zeros(BATCH, dtype=torch.int64),
+        variants=text[:, None],
+        variant_truth=torch.zeros(BATCH, 1, dtype=torch.int8),
+        teacher_audio=audio.detach(),
+        teacher_text=text.detach(),
+        audio_features=audio,
+        text_features=text,
+        windows=audio[:, None],
+        is_window=torch.ones(BATCH, 1, dtype=torch.bool),
+    )
+
+
 def total(objective, similarity, positives):
     audio, text = embeddings(similarity)
-    return objective(audio, text, positives, torch.arange(BATCH), 0.0).total
+    return score(objective, audio, text, positives, torch.arange(BATCH), 0.0, context_of(audio, text)).total
 
 
 @pytest.fixture
@@ -225,6 +243,38 @@ def test_a_clip_whose_captions_disagree_never_counts_more_than_one_whose_agree()
     assert weights[True].max() == 1
     # Sample gate e^(2 (-1 - 0)), pair gate e^(2 (1 + 1)): e^2 where its captions contradict each other.
     assert weights[False][2].item() == pytest.approx(math.exp(2))
+
+
+# Hard captions of other clips, taken out of a sum by a factor of -100000: a cosine of -0.5 becomes 50000.
+
+
+def hard_captions(similarity):
+    """A batch, and for each clip one false caption that has cosine -0.5 with every clip."""
+    audio, text = embeddings(similarity)
+    variants = (-audio.sum(dim=0) / math.sqrt(BATCH)).expand(BATCH, 1, -1)
+    return audio, text, Context(variants=variants, variant_truth=torch.full((BATCH, 1), -1, dtype=torch.int8))
+
+
+def test_the_hard_captions_of_other_clips_do_not_become_huge_negatives(similarity):
+    audio, text, context = hard_captions(similarity)
+    cosines = audio @ context.variants[:, 0].T  # [B, B]
+    mistaken = torch.cat([similarity.T, torch.where(EYE, cosines, -1e5 * cosines)], dim=1)
+    assert mistaken.logsumexp(dim=1).min() > 40_000  # the mistake
+    for name in ("infonce", "siglip", "svr", "reweighted"):
+        objective = compa.build(wrapped=make(name, {}))
+        added = objective(audio, text, EYE, torch.arange(BATCH), 0.0, context).total - total(make(name, {}), similarity, EYE)
+        # Beside its own clip each is at -0.5 / tau, -5 at the most, and the odds of a match are 1 to 3: ln(1 + e^-5 / 3).
+        assert 0 < added < 0.01
+
+
+def test_a_hard_caption_is_in_no_sum_but_that_of_its_clip(similarity):
+    audio, text, context = hard_captions(similarity)
+    reference = compa.build()(audio, text, EYE, torch.arange(BATCH), 0.0, context).total
+    moved = context.variants.clone()
+    moved[0, 0, 1:BATCH] = 0.5  # clip 0 is the first axis
+    context = Context(variants=moved, variant_truth=context.variant_truth)
+    found = compa.build()(audio, text, EYE, torch.arange(BATCH), 0.0, context).total
+    torch.testing.assert_close(found, reference, rtol=1e-12, atol=0)
 
 
 # Parameters in a place where no optimiser and no checkpoint finds them.

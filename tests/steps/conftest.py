@@ -3,6 +3,9 @@
 import copy
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +89,17 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(model_folder):
     return DualEncoder.load(model_folder)
+
+
+@pytest.fixture
+def attentive(model):
+    """The model with an attention over windows that has learned to prefer some."""
+    model = copy.deepcopy(model)
+    model.add_window_attention()
+    with torch.no_grad():
+        model.window_attention.hidden.weight.normal_(0, 3, generator=torch.Generator().manual_seed(1))
+        model.window_attention.score.weight.normal_(0, 9, generator=torch.Generator().manual_seed(2))
+    return model
 
 
 class Polyglot(nn.Module):
@@ -259,3 +273,61 @@ def write_melody():
         return path
 
     return write
+
+
+# Importing takes longer than the work: calls are forked from a process that has done it.
+SERVER = """
+import json, os, sys
+import clapkit.report.curves, clapkit.steps.embed, clapkit.steps.train
+from clapkit.cli import main
+for line in sys.stdin:
+    wanted = json.loads(line)
+    if "child" in wanted:
+        print(os.waitstatus_to_exitcode(os.waitpid(wanted["child"], 0)[1]), flush=True)
+        continue
+    child = os.fork()
+    if not child:
+        for number, path in enumerate(wanted["said"], start=1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.environ.update(wanted["environment"])
+        os.chdir(wanted["folder"])
+        sys.argv = ["clapkit", *wanted["arguments"]]
+        main()
+    print(child, flush=True)
+"""
+
+
+class Processes:
+    """Calls ``clapkit`` in processes of their own."""
+
+    def __init__(self):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", SERVER]
+        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def start(self, *arguments, folder, stdout, stderr, **environment):
+        """The number of a process that runs; stays its own until it is waited for."""
+        words = [str(argument) for argument in arguments]
+        said = [str(stdout), str(stderr)]
+        return self._ask(arguments=words, folder=str(folder), said=said, environment=environment)
+
+    def wait(self, child):
+        """The exit code, or the negative number of the signal."""
+        return self._ask(child=child)
+
+    def _ask(self, **wanted):
+        self._server.stdin.write(json.dumps(wanted) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+    def close(self):
+        """End the process that the calls are forked from."""
+        with self._server:  # closes its pipes, at which it ends
+            pass
+
+
+@pytest.fixture(scope="session")
+def processes():
+    forked = Processes()
+    yield forked
+    forked.close()

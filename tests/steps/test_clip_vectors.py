@@ -100,3 +100,44 @@ def test_unit_norm_is_exact_in_float32_and_marks_rows_of_zeros():
     expect_finite(vectors[:1], ["a"])
     with pytest.raises(NumericalError, match="1 of 2 embeddings are zero or not finite, the first of 'b'"):
         expect_finite(vectors, ["a", "b"])
+
+
+def test_a_model_may_fuse_windows_itself():
+    order = ClipsInOrder(width=3, pool="mean", fuse=lambda windows: windows[0] + 3 * windows[-1])
+    order.begin(0, "long")
+    for start in (0.0, 1.0, 1.5):
+        order.add_window(start, start + 1)
+    order.end("hash")
+    order.begin(1, "short")
+    order.add_window(0.0, 0.5)
+    order.end()
+    order.add_vectors(np.stack([X, X]))
+    assert list(order.finished()) == []
+    order.add_vectors(np.stack([Y, Z]))
+    long, short = order.finished()
+    # (1, 3, 0) has the length sqrt(10).
+    np.testing.assert_allclose(long.vectors, [[1 / 10**0.5, 3 / 10**0.5, 0]], atol=1e-7)
+    assert (long.spans, long.num_windows, long.content) == ([(0.0, 2.5)], 3, "hash")
+    np.testing.assert_array_equal(short.vectors, [Z])  # one window is itself
+
+
+def test_what_a_model_fuses_to_nothing_names_its_clip():
+    order = ClipsInOrder(width=3, pool="mean", fuse=lambda windows: windows.sum(axis=0) * 0)
+    order.begin(0, "nothing")
+    order.add_window(0.0, 1.0)
+    order.add_window(1.0, 2.0)
+    order.end()
+    order.add_vectors(np.stack([X, Y]))
+    with pytest.raises(NumericalError, match="zero or not finite, the first of 'nothing'"):
+        list(order.finished())
+
+
+def test_windows_that_are_not_pooled_are_not_fused():
+    order = ClipsInOrder(width=3, pool="none", fuse=lambda windows: windows[0])
+    order.begin(0, "a")
+    order.add_window(0.0, 1.0)
+    order.add_window(1.0, 2.0)
+    order.end()
+    order.add_vectors(np.stack([X, Y]))
+    (found,) = order.finished()
+    np.testing.assert_array_equal(found.vectors, [X, Y])

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from clapkit.config import EmbedConfig
+from clapkit.data.manifest import Manifest
 from clapkit.encoders.fingerprint import model_fingerprint
 from clapkit.errors import ConfigError, ManifestError, RunDirError
 from clapkit.index.table import load_table, read_info
 from clapkit.steps import embed, embed_input, inputs
+from clapkit.steps.embed_job import audio_policy
+from clapkit.steps.embedding import embed_clips
 
 
 @pytest.fixture
@@ -190,3 +193,23 @@ def test_a_name_that_cannot_be_kept_is_named_on_one_line(run_embed, monkeypatch,
     ) as raised:
         run_embed("-")
     str(raised.value).encode()
+
+
+def test_a_table_says_that_the_model_fused_windows_itself(run_embed, runs_root, attentive, reporter):
+    attentive.save(runs_root / "attentive")
+    run_dir, _ = run_embed("toy", modality="audio", store="fp32", model=str(runs_root / "attentive"))
+    info = read_info(run_dir.path)
+    assert info.audio_policy["pool"] == "mean"
+    assert info.audio_policy["fusion"] == "attention"
+    expected = embed_clips(attentive, Manifest.load(runs_root / "prepare/toy/manifest.jsonl"), reporter=reporter)
+    vectors = load_table(run_dir.path, "audio", info=info).vectors
+    np.testing.assert_allclose(np.asarray(vectors), expected.vectors, atol=1e-6)
+    attentive.window_attention = None
+    mean = embed_clips(attentive, Manifest.load(runs_root / "prepare/toy/manifest.jsonl"), reporter=reporter)
+    assert np.abs(mean.vectors - expected.vectors)[2:].max() > 1e-4  # clips of several windows
+    assert "fusion" not in audio_policy(attentive, EmbedConfig())  # it has lost it
+
+
+def test_windows_that_are_kept_are_fused_by_nothing(attentive):
+    assert audio_policy(attentive, EmbedConfig())["fusion"] == "attention"
+    assert "fusion" not in audio_policy(attentive, EmbedConfig(pool="none"))

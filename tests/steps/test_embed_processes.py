@@ -1,7 +1,8 @@
-"""One embedding on two processes, started as a user starts it."""
+"""One embedding on two processes; tests/steps/test_train_processes.py starts some as a user does, and so do slow tests here."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,14 +31,24 @@ def place(tmp_path_factory, make_tones, model_folder):
 
 
 @pytest.fixture(scope="module")
-def embedded(place):
-    """The same embedding on one process and on two."""
-    command = ["clapkit", "embed", "tones/manifest.jsonl", "--model", "model", *OPTIONS]
-    alone = run(sys.executable, "-m", *command, "--name", "alone", cwd=place)
-    assert alone.returncode == 0, alone.stderr
-    together = run(*TORCHRUN, *command, "--name", "together", "--json", cwd=place)
-    assert together.returncode == 0, together.stderr
-    return place / "runs/embed", together
+def embedded(place, processes):
+    """The same embedding on one process, and on two that know of each other as torchrun tells them."""
+    command = ["embed", "tones/manifest.jsonl", "--model", "model", *OPTIONS]
+    alone = processes.start(*command, "--name", "alone", folder=place, stdout=place / "alone", stderr=place / "said")
+    assert processes.wait(alone) == 0, (place / "said").read_text()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = []
+    for rank in ("0", "1"):
+        said = {"stdout": place / f"printed-{rank}", "stderr": place / f"said-{rank}"}
+        own = {"RANK": rank, "LOCAL_RANK": rank}
+        children.append(processes.start(*command, "--name", "together", "--json", folder=place, **said, **group, **own))
+    codes = [processes.wait(child) for child in children]
+    printed, said = ("".join((place / f"{name}-{rank}").read_text() for rank in "01") for name in ("printed", "said"))
+    assert codes == [0, 0], said
+    return place / "runs/embed", subprocess.CompletedProcess(command, 0, printed, said)
 
 
 def content(folder, modality):

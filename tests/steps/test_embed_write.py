@@ -32,3 +32,12 @@ def test_a_batch_has_its_size(model):
     assert sizes == [4]
     assert (encoder.audio_spec, encoder.embedding_dim) == (model.audio_spec, 16)
     assert torch.equal(encoder.encode_text(["a dog is heard"]), model.encode_text(["a dog is heard"]))
+
+
+def test_windows_of_a_clip_are_fused_by_the_model(model, attentive):
+    assert FullBatches(model, 8).fusion == "mean"
+    encoder = FullBatches(attentive, 8)
+    windows = torch.nn.functional.normalize(torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(0)), dim=2)
+    is_window = torch.ones(1, 3, dtype=torch.bool)
+    assert encoder.fusion == "attention"
+    assert torch.equal(encoder.fuse_windows(windows, is_window), attentive.fuse_windows(windows, is_window))

@@ -443,3 +443,43 @@ def test_window_and_hop_default_to_the_model():
 def test_options_out_of_range_are_refused(corpus, options, message):
     with pytest.raises(ConfigError, match=message):
         embed_clips(PowerEncoder(), corpus, reporter=QUIET, **options)
+
+
+class LastWindow(PowerEncoder):
+    """Takes the last window of a clip for all of it."""
+
+    fusion = "attention"
+
+    def __init__(self):
+        super().__init__()
+        self.fused = []
+
+    def fuse_windows(self, windows, is_window):
+        assert is_window.all()
+        self.fused.append(tuple(windows.shape))
+        return windows[:, -1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 32])
+def test_a_model_with_a_fusion_of_its_own_makes_the_vector_of_a_clip(corpus, batch_size):
+    model = LastWindow()
+    found = embed_clips(model, corpus, reporter=QUIET, batch_size=batch_size)
+    alone = embed_clips(PowerEncoder(), corpus, reporter=QUIET, pool="none")
+    last = [np.flatnonzero(alone.clip == clip)[-1] for clip in range(len(corpus))]
+    np.testing.assert_allclose(found.vectors, alone.vectors[last], atol=1e-6)
+    assert found.spans == embed_clips(PowerEncoder(), corpus, reporter=QUIET).spans
+    # One clip at a time, and none of one window.
+    assert model.fused == [(1, 2, 4), (1, 2, 4), (1, 3, 4), (1, 3, 4)]
+    windows = embed_clips(LastWindow(), corpus, reporter=QUIET, pool="none")
+    np.testing.assert_array_equal(windows.vectors, alone.vectors)
+
+
+def test_an_attention_pools_as_it_does_in_training(attentive, corpus):
+    found = embed_clips(attentive, corpus, reporter=QUIET, batch_size=4)
+    alone = embed_clips(attentive, corpus, reporter=QUIET, pool="none")
+    for clip in range(len(corpus)):
+        windows = torch.from_numpy(alone.vectors[alone.clip == clip])[None]
+        with torch.inference_mode():
+            expected = attentive.fuse_windows(windows, torch.ones(windows.shape[:2], dtype=torch.bool))[0]
+        np.testing.assert_allclose(found.vectors[clip], expected.numpy(), atol=2e-6)
+    np.testing.assert_allclose(embed_clips(attentive, corpus, reporter=QUIET, batch_size=1).vectors, found.vectors, atol=2e-6)

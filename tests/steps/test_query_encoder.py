@@ -163,6 +163,19 @@ def test_queries_that_are_cut_are_counted(make_encoder, no_torch, reporter):
     assert reporter.warned == [message]
 
 
+def test_a_long_query_to_a_model_that_splits_captions_is_embedded_whole_without_torch(
+    make_encoder, no_torch, model_folder, reporter, tmp_path
+):
+    model = DualEncoder.load(model_folder)
+    model.long_captions = "split"
+    model.save(tmp_path / "split")
+    texts = ["dog and rain, " * 20 + "then a bell", "a dog is heard"]
+    found = make_encoder(folder=tmp_path / "split")([Part("text", text) for text in texts])
+    np.testing.assert_allclose([*found.values()], embed_texts(model, texts, reporter=SilentReporter()), atol=2e-6)
+    assert reporter.warned == []
+    assert model.captions_split == 1
+
+
 # Sounds -----------------------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from clapkit.encoders.dual import DualEncoder
 from clapkit.errors import CheckpointError, ConfigError, ManifestError, RunDirError, UnknownNameError
 from clapkit.run_dir import RunDir
 from clapkit.steps import train
+from clapkit.training.distributed import OneProcess
 from clapkit.types import SilentReporter
 
 TINY: dict[str, Any] = {
@@ -248,3 +249,14 @@ def test_options_that_cannot_be_meant_are_refused(
 def test_a_split_too_small_to_rank_is_refused(tone_corpus: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="split 'val': found 1 clip, expected at least 2"):
         start(tmp_path, tone_corpus(val=1))
+
+
+def test_long_captions_are_counted_by_all_processes_together(tiny_encoder: DualEncoder) -> None:
+    class Two(OneProcess):
+        def gather_values(self, value: Any) -> list[Any]:
+            return [value, ((3, 32), 2)]
+
+    before = tiny_encoder.captions_cut
+    assert before is not None
+    counted = train._long_captions(tiny_encoder, Two())
+    assert counted == {"captions_cut": (before[0] + 3, 32), "captions_split": tiny_encoder.captions_split + 2}

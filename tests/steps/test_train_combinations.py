@@ -1,5 +1,6 @@
 """What of the objective family can be combined: it works from end to end, or it is refused with the reason."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -13,10 +14,12 @@ import torch
 
 from clapkit import registry
 from clapkit.config import TrainConfig, resolve
+from clapkit.data.manifest import Manifest
+from clapkit.encoders.dual import DualEncoder
 from clapkit.errors import ClapkitError, ConfigError, ManifestError, RunDirError, UnknownNameError
 from clapkit.run_dir import RunDir
 from clapkit.steps import train, train_drift
-from clapkit.types import Reporter, SilentReporter
+from clapkit.types import Caption, Reporter, SilentReporter
 
 TINY: dict[str, Any] = {
     "audio_encoder": "tiny",
@@ -30,8 +33,14 @@ TINY: dict[str, Any] = {
 }
 SVR_MMTS = {"loss": "svr", "radius": "adaptive", "temperature": "mmts"}
 WEIGHED = {"loss": "dbpm", "base": "svr", "temperature": "mmts", "options": ("warmup=0.2", "c1=0.5", "c2=0.5")}
+TOLD = ("albef", "compa", "hycd")
+"""Losses that look at more than the pairs, of which no drift is measured."""
 COMBINATIONS: list[dict[str, Any]] = [
-    *({"loss": name} | ({"captions_per_clip": 2} if name == "alip" else {}) for name in registry.names("loss")),
+    *(
+        {"loss": name} | ({"captions_per_clip": 2} if name == "alip" else {})
+        for name in registry.names("loss")
+        if name not in TOLD
+    ),
     *({"temperature": "mmts", "loss": name} for name in ("infonce", "dcl", "decoupled", "cwcl", "reweighted")),
     {"temperature": "cosine", "options": ("unit=epoch", "oscillations=1")},
     SVR_MMTS,
@@ -106,24 +115,118 @@ def test_it_trains_and_is_measured_without_a_trace(options: dict[str, Any], tone
 REMEMBERING = [options for options in COMBINATIONS if options.get("loss") in ("mochi", "m3col", "sogclr")]
 RESUMED = [
     pytest.param(
-        options, marks=() if options in (COMBINATIONS[-1], SVR_MMTS, WEIGHED) else pytest.mark.slow, id=name_of(options)
+        # The last of all is SVR_MMTS with more in it.
+        options,
+        marks=() if options in (COMBINATIONS[-1], WEIGHED) else pytest.mark.slow,
+        id=name_of(options),
     )
     for options in COMBINATIONS[-6:] + [SVR_MMTS, WEIGHED] + REMEMBERING
 ]
 
 
-@pytest.mark.parametrize("options", RESUMED)
-def test_a_run_that_was_cut_resumes_to_the_same_weights(options: dict[str, Any], tones: Path, tmp_path: Path) -> None:
-    # Ends in the middle of an epoch, after a search of the sampler that searches.
-    options = {"max_steps": 11, "save_every": 3} | options
-    whole = start(tmp_path, tones, "whole", **options)
+def cut_and_resumed(tmp_path: Path, manifest: Path, *, at_step: int = 7, **options: Any) -> RunDir:
+    """A run that went through; one of the same options that was cut and resumed had the same losses and weights."""
+    whole = start(tmp_path, manifest, "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        start(tmp_path, tones, "cut", _InterruptAt(7), **options)
-    cut = start(tmp_path, tones, "cut", resume=True, **options)
+        start(tmp_path, manifest, "cut", _InterruptAt(at_step), **options)
+    cut = start(tmp_path, manifest, "cut", resume=True, **options)
     assert weights(cut) == weights(whole)
     assert [record["loss"] for record in log_of(cut) if "loss" in record] == [
         record["loss"] for record in log_of(whole) if "loss" in record
     ]
+    return whole
+
+
+@pytest.mark.parametrize("options", RESUMED)
+def test_a_run_that_was_cut_resumes_to_the_same_weights(options: dict[str, Any], tones: Path, tmp_path: Path) -> None:
+    # Ends in the middle of an epoch, after a search of the sampler that searches.
+    cut_and_resumed(tmp_path, tones, **{"max_steps": 11, "save_every": 3} | options)
+
+
+# What looks at more than the pairs: variants, teachers, languages, windows. Options, and what their log then has.
+WIDER: list[tuple[dict[str, Any], set[str]]] = [
+    (
+        {
+            "loss": "compa",
+            "base": "svr",
+            "true_variants": 1,
+            "captions_per_clip": 2,
+            "grad_cache_chunk": 3,
+            "precision": "bf16",
+        },
+        {"hard", "parts", "false_share", "mean_rho"},
+    ),
+    (
+        {"language_strategy": "all", "loss": "svr", "radius": "adaptive", "batch_size": 6, "grad_cache_chunk": 3},
+        {"loss_de", "loss_en", "loss_fr", "mean_rho"},
+    ),
+    (
+        {"loss": "hycd", "base": "svr", "accum_steps": 2, "options": ("rafa=0.1",)},
+        {"distill_t2a", "rafa", "mean_rho", "teacher_positive_cosine"},
+    ),
+    (
+        {"loss": "albef", "temperature": "mmts", "options": ("queue=8", "momentum=0.9", "oscillations=1")},
+        {"queue_filled", "teacher_share"},
+    ),
+    (
+        {"language_strategy": "anchor", "anchor_language": "de", "loss": "siglip", "add": ("cyclip=0.1",)},
+        {"loss_audio_anchor", "loss_anchor_other", "added_cyclip"},
+    ),
+    ({"language_strategy": "sample", "loss": "compa", "sampler": "unique-caption"}, {"hard"}),
+    ({"windows": 3, "fusion": "attention", "long_captions": "split", "grad_cache_chunk": 3}, {"t2a"}),
+    ({"windows": 2, "fusion": "softmax", "loss": "siglip", "accum_steps": 2}, {"largest_window_weight"}),
+    (
+        {"windows": 2, "language_strategy": "all", "loss": "hycd", "batch_size": 6, "grad_cache_chunk": 3},
+        {"loss_de", "distill_t2a"},
+    ),
+]
+# The fast ones have variants, a teacher, features, languages, windows, chunks and accumulation between them.
+FAST = (2, 5, 8)
+EVERY_WIDER = [
+    pytest.param(options, logged, marks=() if number in FAST else pytest.mark.slow, id=name_of(options))
+    for number, (options, logged) in enumerate(WIDER)
+]
+
+
+@pytest.fixture(scope="session")
+def stories(tmp_path_factory: pytest.TempPathFactory, make_tones: Callable[..., Path]) -> Path:
+    """Clips of two and a half windows; two captions of English, one of them long, and one of German and French each."""
+    manifest = make_tones(tmp_path_factory.mktemp("stories"), train=12, val=4, test=1, duration_s=2.5)
+    clips = []
+    for number, clip in enumerate((data := Manifest.load(manifest)).clips):
+        first, second = ("a dog barks", "rain falls")[:: 1 if number % 2 else -1]
+        captions = (
+            Caption(f"{first} {number} times, then {second}"),
+            Caption(f"{first} while {second}" + " and a loud bell rings" * 20 + f" {number} times"),
+            Caption(f"ein Hund bellt {number} Mal", lang="de"),
+            Caption(f"un chien aboie {number} fois", lang="fr"),
+        )
+        clips.append(dataclasses.replace(clip, captions=captions))
+    Manifest.write(manifest, clips, root=data.root, name="stories")
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model to keep to."""
+    folder = tmp_path_factory.mktemp("known")
+    torch.manual_seed(0)
+    DualEncoder("tiny", "tiny", embedding_dim=16, text_options={"captions": ["a dog barks, then rain falls"]}).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("options", "logged"), EVERY_WIDER)
+def test_what_looks_at_more_than_the_pairs_trains_and_resumes(
+    options: dict[str, Any], logged: set[str], stories: Path, known: Path, tmp_path: Path
+) -> None:
+    options = {"max_steps": 4, "save_every": 2} | options | ({"init": str(known)} if options.get("loss") == "hycd" else {})
+    run = cut_and_resumed(tmp_path, stories, at_step=3, **options)
+    records = [record for record in log_of(run) if "loss" in record]
+    assert len(records) == 4
+    assert all(math.isfinite(record["loss"]) for record in records)
+    assert logged <= records[-1].keys()
+    result = json.loads((run.path / "result.json").read_text())
+    assert (result["captions_split"] > 0) == ("long_captions" in options)
 
 
 class _InterruptAt(SilentReporter):
@@ -187,7 +290,7 @@ REFUSED: list[tuple[dict[str, Any], type[ClapkitError], str]] = [
     ({"mine_every": 2}, ConfigError, "--mine-every 2: belongs to --sampler mined"),
     ({"sampler": "mined", "mine_filter": 0}, ConfigError, "--mine-filter 0"),
     ({"sampler": "cluster"}, ConfigError, "no cluster fills a batch"),
-    ({"captions_per_clip": 3}, ConfigError, "--captions-per-clip 3"),
+    ({"captions_per_clip": 3}, ConfigError, "--batch-size 4: is no multiple of the 3 captions"),
     ({"captions_per_clip": 0}, ConfigError, "--captions-per-clip 0"),
     ({"diagnostics": 0}, ConfigError, "--diagnostics 0"),
     ({"add": ("uniformity",)}, ConfigError, "NAME=WEIGHT"),
@@ -195,11 +298,32 @@ REFUSED: list[tuple[dict[str, Any], type[ClapkitError], str]] = [
     ({"options": ("in_modal=false",)}, UnknownNameError, "in_modal"),
     ({"loss": "dbpm", "base": "siglip", "temperature": "cosine"}, ConfigError, "one scale and one bias"),
     ({"loss": "dbpm", "radius": "static"}, ConfigError, "--radius does not apply to --loss dbpm --base infonce"),
-    ({"loss": "infonce", "base": "svr"}, ConfigError, "--base does not apply.*alip or dbpm or reweighted or svr"),
+    (
+        {"loss": "infonce", "base": "svr"},
+        ConfigError,
+        "--base does not apply.*alip or compa or dbpm or hycd or reweighted or svr",
+    ),
     ({"loss": "svr", "base": "svr"}, ConfigError, "base=svr: expected one of infonce, siglip"),
     ({"loss": "alip"}, ConfigError, "--loss alip: .*pass --captions-per-clip 2"),
     ({"loss": "dbpm", "options": ("num_rows=3",)}, UnknownNameError, "num_rows"),
     ({"loss": "reweighted", "radius": "static"}, ConfigError, "--radius does not apply to --loss reweighted"),
+    ({"loss": "compa", "base": "siglip", "temperature": "mmts"}, ConfigError, "one scale and one bias"),
+    ({"loss": "compa", "diagnostics": 2}, ConfigError, "--diagnostics: the loss also looks at variants, and drift"),
+    ({"loss": "albef", "diagnostics": 2}, ConfigError, "--diagnostics: the loss also looks at teacher, .*leave --diagnostics"),
+    ({"windows": 2, "fusion": "softmax", "diagnostics": 2}, ConfigError, "--diagnostics: the loss also looks at windows"),
+    ({"loss": "compa", "variants": "order,size"}, UnknownNameError, "unknown kind of variants 'size': known: attribute, given"),
+    ({"loss": "albef", "options": ("embedding_dim=3",)}, UnknownNameError, "embedding_dim"),
+    ({"language_strategy": "sample"}, ConfigError, r"--language-strategy sample: .* one language only \(en\)"),
+    ({"loss": "hycd"}, ConfigError, "--loss hycd: keeps to what the model knew at its start.*--init"),
+]
+# Of a corpus in three languages.
+REFUSED_OF_LANGUAGES: list[tuple[dict[str, Any], str]] = [
+    ({"anchor_language": "es"}, "--anchor-language es: no caption is in it; pass one of de, en, fr"),
+    ({"loss": "compa"}, "language strategy anchor: the loss also looks at variants of each sound"),
+    ({"windows": 2, "fusion": "softmax"}, "language strategy anchor: the loss also looks at windows"),
+    ({"loss": "sogclr"}, "language strategies all and anchor: sogclr keeps one normaliser"),
+    ({"diagnostics": 2}, "--diagnostics: the loss also looks at language"),
+    ({"batch_size": 3}, "--batch-size 3: is no multiple of the 2 captions that each clip brings by .* --language-strategy"),
 ]
 
 
@@ -212,6 +336,20 @@ def test_what_cannot_be_meant_is_refused_with_the_reason(
     with pytest.raises(error, match=message):
         start(tmp_path, tones, "run", **options)
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock", "run.json"}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED_OF_LANGUAGES, ids=str)
+def test_what_languages_cannot_be_combined_with_is_refused_with_the_reason(
+    options: dict[str, Any], message: str, stories: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        start(tmp_path, stories, "run", language_strategy="anchor", **options)
+
+
+def test_features_of_several_windows_are_refused(stories: Path, known: Path, tmp_path: Path) -> None:
+    given = {"loss": "hycd", "init": str(known), "windows": 2, "options": ("rafa=0.5",)}
+    with pytest.raises(ConfigError, match=r"--windows 2: .*before they have unit norm.*use --windows 1, or leave out -O rafa"):
+        start(tmp_path, stories, "run", **given)
 
 
 def test_a_start_that_fails_late_leaves_no_clusters(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,6 +185,51 @@ def test_towers_that_cannot_do_what_is_asked_say_so(build, given, message):
         build(**SMALL_TEXT | given)
 
 
+# How long inputs are read -----------------------------------------------------------------------------------------------
+
+
+def test_windows_are_put_together_as_the_run_says(build):
+    assert build().fusion == "mean"
+    assert build(windows=2).fusion == "mean"
+    # A softmax is a matter of the loss: the model that is kept means.
+    assert build(windows=2, fusion="softmax").fusion == "mean"
+    attentive = build(windows=2, fusion="attention")
+    assert attentive.fusion == "attention"
+    assert {name for name in trained_names(attentive) if name.startswith("window_attention.")}
+
+
+@pytest.fixture(scope="module")
+def saved_attentive(tmp_path_factory):
+    """A model that puts windows together by its attention and reads long captions in parts."""
+    folder = tmp_path_factory.mktemp("attentive")
+    encoder = DualEncoder("tiny", "small", embedding_dim=16, text_options={"captions": ["a tone of 200 hertz"]})
+    encoder.add_window_attention()
+    encoder.long_captions = "split"
+    encoder.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("fusion", ["mean", "softmax"])
+def test_a_model_with_an_attention_over_windows_keeps_it(build, saved_attentive, fusion):
+    given = SMALL_TEXT | {"init": str(saved_attentive), "windows": 2}
+    with pytest.raises(
+        ConfigError, match=f"--fusion {fusion}: the model of --init fuses windows by its attention; leave --fus"
+    ):
+        build(**given, fusion=fusion)
+    for kept in (build(**given), build(**given, fusion="attention")):
+        assert torch.equal(
+            kept.window_attention.hidden.weight, DualEncoder.load(saved_attentive).window_attention.hidden.weight
+        )
+
+
+def test_long_captions_are_read_as_the_run_or_else_the_model_says(build, saved_attentive):
+    given = SMALL_TEXT | {"init": str(saved_attentive)}
+    assert build().long_captions == "cut"
+    assert build(long_captions="split").long_captions == "split"
+    assert build(**given).long_captions == "split"
+    assert build(**given, long_captions="cut").long_captions == "cut"
+
+
 @pytest.mark.parametrize(("encoder", "flag"), [("hf", "audio"), ("ced", "audio"), ("hf", "text")])
 def test_weights_that_are_not_there_are_named(build, tmp_path, encoder, flag):
     with pytest.raises(CheckpointError, match=r"nowhere: no such file or folder"):
@@ -225,6 +270,18 @@ def test_towers_that_cannot_be_exported_are_refused_before_training(tones, tmp_p
         run(tmp_path / "run", tones, **TINY, export="hf")
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"windows": 2, "fusion": "attention"}, "--export hf: it puts windows together by an attention of its own"),
+        ({"long_captions": "split"}, "--export hf: it reads long captions in parts"),
+    ],
+)
+def test_what_a_run_would_add_to_a_model_is_refused_before_training_too(from_clap, given, message):
+    with pytest.raises(ConfigError, match=message):
+        from_clap(export="hf", **given)
 
 
 @pytest.fixture(scope="module")

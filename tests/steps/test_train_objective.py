@@ -6,13 +6,18 @@ import torch
 
 from clapkit.config import TrainConfig, resolve
 from clapkit.data.clusters import Clusters
+from clapkit.errors import ConfigError, UnknownNameError
 from clapkit.objectives.added import AddedTerms
+from clapkit.objectives.infonce import InfoNCE
+from clapkit.objectives.languages import Anchored, PerLanguage
 from clapkit.objectives.siglip import SigLIP
-from clapkit.steps.train_objective import build_objective, logit_scale, start_from_scale
+from clapkit.objectives.window_fusion import FusedSimilarity
+from clapkit.steps.train_objective import build_objective, logit_scale, start_from_scale, teacher_of
 from clapkit.steps.train_options import make_plan, plugin_options
+from clapkit.training.whole_batch import language_code
 
 
-def objective_of(clusters: Clusters | None = None, row_features: np.ndarray | None = None, **given: Any) -> Any:
+def objective_of(clusters: Clusters | None = None, row_features: np.ndarray | None = None, each: int = 1, **given: Any) -> Any:
     config = resolve(TrainConfig, {"batch_size": 4, "max_steps": 40} | given)
     return build_objective(
         config,
@@ -20,8 +25,10 @@ def objective_of(clusters: Clusters | None = None, row_features: np.ndarray | No
         plan=make_plan(config, 10),
         steps_per_epoch=10,
         num_rows=7,
+        embedding_dim=6,
         clusters=clusters,
         features=row_features,
+        captions_per_clip=each,
     )
 
 
@@ -71,6 +78,75 @@ def test_the_base_of_a_loss_that_weighs_pairs_is_infonce_unless_said_otherwise()
     assert isinstance(sigmoid.wrapped.base, SigLIP)
 
 
+def test_a_queue_is_as_wide_as_the_embeddings() -> None:
+    objective = objective_of(loss="albef", options=("queue=5",), temperature="cosine")
+    assert objective.queue.audio.shape == (5, 6)
+    assert objective.temperature.schedule is not None
+
+
+@pytest.mark.parametrize("loss", ["compa", "hycd"])
+def test_a_loss_that_adds_to_another_gets_its_base(loss: str) -> None:
+    objective = objective_of(loss=loss, base="svr", radius="adaptive", tau=0.2)
+    assert objective.wrapped.radius["both"].predictor[0].in_features == 4
+    assert objective.temperature.tau == 0.2
+    assert isinstance(objective_of(loss=loss).wrapped, InfoNCE)
+    assert isinstance(objective_of(loss=loss, base="siglip").wrapped, SigLIP)
+
+
+def test_languages_are_compared_each_for_itself_or_with_the_anchor() -> None:
+    each = objective_of(loss="svr", language_strategy="all", add=("cyclip=1",), each=2)
+    assert isinstance(each, PerLanguage)
+    assert isinstance(each.objective, AddedTerms)
+    anchored = objective_of(loss="infonce", language_strategy="anchor")
+    assert isinstance(anchored, Anchored)
+    assert anchored.anchor_code == language_code("en")
+    assert objective_of(language_strategy="anchor", anchor_language="de").anchor_code == language_code("de")
+    assert isinstance(objective_of(language_strategy="sample"), InfoNCE)
+
+
+@pytest.mark.parametrize(("strategy", "rows"), [("all", 2), ("anchor", 2), ("sample", 4), (None, 4)])
+def test_a_softmax_of_one_language_has_as_many_rows_as_there_are_clips(strategy: str | None, rows: int) -> None:
+    # Batches of 4 pairs, 2 of each clip.
+    objective = objective_of(loss="svr", radius="adaptive", language_strategy=strategy, each=2)
+    svr = objective.objective if strategy in ("all", "anchor") else objective
+    assert svr.radius["both"].predictor[0].in_features == rows
+
+
+def test_windows_are_fused_inside_of_everything_else() -> None:
+    objective = objective_of(windows=2, fusion="softmax", language_strategy="all", loss="siglip", add=("alignment=1",))
+    fused = objective.objective.objective
+    assert isinstance(fused, FusedSimilarity)
+    assert isinstance(fused.wrapped, SigLIP)
+    for fusion in ("mean", "attention", None):
+        assert isinstance(objective_of(windows=2, fusion=fusion), InfoNCE)
+
+
+@pytest.mark.parametrize(
+    ("given", "momentum"),
+    [
+        ({"loss": "hycd"}, None),
+        ({"loss": "albef"}, 0.995),
+        ({"loss": "albef", "options": ("momentum=0.5",), "add": ("cyclip=1",)}, 0.5),
+        ({"loss": "hycd", "language_strategy": "all"}, None),
+    ],
+)
+def test_a_teacher_is_the_encoder_at_the_start_and_moves_as_the_loss_says(
+    given: dict[str, Any], momentum: float | None
+) -> None:
+    encoder = torch.nn.Linear(2, 2)
+    teacher = teacher_of(objective_of(**given), encoder)
+    assert teacher is not None
+    assert teacher.momentum == momentum
+    assert teacher.encoder is not encoder
+    assert torch.equal(teacher.encoder.weight, encoder.weight)
+    assert not teacher.encoder.weight.requires_grad
+
+
+@pytest.mark.parametrize("loss", ["infonce", "compa", "dbpm"])
+def test_a_loss_that_asks_for_no_teacher_gets_none(loss: str) -> None:
+    assert teacher_of(objective_of(loss=loss), torch.nn.Linear(2, 2)) is None
+
+
 def test_terms_get_their_options() -> None:
     objective = objective_of(add=("cyclip=0.5",), options=("cyclip.in_modal=false",))
     assert isinstance(objective, AddedTerms)
@@ -98,6 +174,8 @@ def test_a_learned_temperature_starts_where_the_model_ended(scale: float, tau: f
     assert start(reporter, scale) == pytest.approx(tau)
     assert start(reporter, scale, loss="svr") == pytest.approx(tau)
     assert start(reporter, scale, loss="dbpm", base="svr") == pytest.approx(tau)
+    assert start(reporter, scale, loss="hycd") == pytest.approx(tau)
+    assert start(reporter, scale, loss="albef") == pytest.approx(tau)
     assert all("temperature: starts at" in message for message in reporter.said)
 
 
@@ -126,5 +204,18 @@ def test_a_temperature_that_is_given_stays(reporter: Any) -> None:
 def test_the_factor_on_similarities_is_that_of_the_temperature() -> None:
     assert logit_scale(objective_of(tau=0.05)) == pytest.approx(20)
     assert logit_scale(objective_of(loss="svr", tau=0.1)) == pytest.approx(10)
+    assert logit_scale(objective_of(loss="hycd", tau=0.1, language_strategy="all")) == pytest.approx(10)
+    assert logit_scale(objective_of(windows=2, fusion="softmax", tau=0.2)) == pytest.approx(5)
     assert logit_scale(objective_of(temperature="cosine")) is None
     assert logit_scale(objective_of(loss="triplet")) is None
+
+
+def test_the_temperature_of_the_windows_is_an_option_of_the_fusion_by_softmax() -> None:
+    assert objective_of(windows=2, fusion="softmax").window_tau == 0.1
+    assert objective_of(windows=2, fusion="softmax", options=("window_tau=0.5",)).window_tau == 0.5
+    added = objective_of(windows=2, fusion="softmax", options=("fusion.window_tau=2",), add=("alignment=1",))
+    assert added.objective.window_tau == 2
+    with pytest.raises(ConfigError, match="window_tau=soft: expected a number"):
+        objective_of(windows=2, fusion="softmax", options=("window_tau=soft",))
+    with pytest.raises(UnknownNameError, match="window_tau"):
+        objective_of(windows=2, fusion="mean", options=("window_tau=0.5",))

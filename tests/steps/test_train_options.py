@@ -1,10 +1,22 @@
 from typing import Any
 
 import pytest
+import torch
 
+from clapkit import registry
 from clapkit.config import TrainConfig, resolve
 from clapkit.errors import ConfigError, UnknownNameError
-from clapkit.steps.train_options import check, make_plan, plugin_options, trained_towers
+from clapkit.objectives import window_fusion
+from clapkit.objectives.contract import needs_of
+from clapkit.steps.train_options import (
+    FUSABLE,
+    VARIANT_LOSSES,
+    check,
+    make_plan,
+    numbers_of_variants,
+    plugin_options,
+    trained_towers,
+)
 
 
 def test_options_find_their_plugin() -> None:
@@ -102,3 +114,144 @@ def test_weights_are_what_makes_a_tower_know_something() -> None:
     assert trained_towers(resolve(TrainConfig, {})) == ()
     assert trained_towers(resolve(TrainConfig, {"text_encoder": "hf", "text_weights": "a/b"})) == ("text",)
     assert trained_towers(resolve(TrainConfig, {"init": "x"})) == ("audio", "text")
+
+
+def test_there_is_nothing_to_keep_to_without_a_model_that_has_learned_pairs() -> None:
+    towers = {"audio_encoder": "ced", "audio_weights": "a/b", "text_encoder": "hf", "text_weights": "c/d"}
+    for given in ({}, towers):  # of pre-trained towers the heads are fresh
+        with pytest.raises(ConfigError, match="--loss hycd: keeps to what the model knew at its start.*by --init"):
+            check(resolve(TrainConfig, {"loss": "hycd"} | given))
+    check(resolve(TrainConfig, {"loss": "hycd", "init": "a/model"}))
+
+
+def test_kinds_of_variants_are_refused_where_no_false_ones_are_made() -> None:
+    given = {"loss": "compa", "true_variants": 1, "variants": "order"}
+    check(resolve(TrainConfig, given))
+    with pytest.raises(ConfigError, match="--variants order: says of which kinds .* --false-variants 0 asks for none"):
+        check(resolve(TrainConfig, given | {"false_variants": 0}))
+
+
+# Variants, languages, windows ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"false_variants": -1, "loss": "compa"}, "--false-variants -1: expected 0 or more"),
+        ({"true_variants": -1, "loss": "compa"}, "--true-variants -1: expected 0 or more"),
+        ({"windows": 0}, "--windows 0: expected more than 0"),
+        ({"false_variants": 2}, "--false-variants 2: belongs to --loss compa"),
+        ({"false_variants": 0}, "--false-variants 0: belongs to --loss compa"),
+        ({"true_variants": 1, "loss": "svr"}, "--true-variants 1: belongs to --loss compa"),
+        ({"variants": "order"}, "--variants order: belongs to --loss compa"),
+        ({"loss": "compa", "false_variants": 0}, "--false-variants 0: --loss compa is about variants; pass 1 or more"),
+        ({"loss": "compa", "false_variants": 0, "true_variants": 0}, "--false-variants 0: --loss compa is about variants"),
+        ({"anchor_language": "de"}, "--anchor-language de: belongs to --language-strategy anchor"),
+        (
+            {"anchor_language": "de", "language_strategy": "all"},
+            "--anchor-language de: belongs to --language-strategy anchor",
+        ),
+        *(
+            (
+                {"language_strategy": strategy, "loss": "albef"},
+                f"--language-strategy {strategy}: .*the queue of --loss albef holds all of them; use .* sample",
+            )
+            for strategy in ("all", "anchor")
+        ),
+        *(
+            (
+                {"language_strategy": strategy, "captions_per_clip": 2},
+                f"--captions-per-clip 2: --language-strategy {strategy} says which captions of a clip share a batch",
+            )
+            for strategy in ("sample", "all", "anchor")
+        ),
+        *(
+            ({"fusion": fusion}, f"--fusion {fusion}: needs several --windows of each clip")
+            for fusion in ("mean", "attention", "softmax")
+        ),
+        ({"fusion": "mean", "windows": 1}, "--fusion mean: needs several --windows of each clip"),
+        *(
+            (
+                {"fusion": "softmax", "windows": 2, "loss": loss},
+                f"--fusion softmax: .*--loss {loss} compares one vector per clip; use --loss infonce or siglip",
+            )
+            for loss in ("svr", "dcl", "compa")
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_batch_holds_beside_pairs_has_to_be_looked_at(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(resolve(TrainConfig, given))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"loss": "compa"},
+        {"loss": "compa", "false_variants": 0, "true_variants": 1},
+        {"loss": "compa", "variants": "order,swap", "base": "svr", "captions_per_clip": 2},
+        {"language_strategy": "anchor", "anchor_language": "de"},
+        {"language_strategy": "sample", "loss": "albef"},
+        {"windows": 1},
+        {"windows": 2, "loss": "svr"},
+        {"windows": 2, "fusion": "attention", "loss": "svr"},
+        {"windows": 2, "fusion": "softmax", "loss": "siglip", "language_strategy": "all"},
+        {"loss": "hycd", "init": "x"},
+        {"long_captions": "split"},
+    ],
+    ids=str,
+)
+def test_what_a_batch_holds_beside_pairs_may_be_looked_at(given: dict[str, Any]) -> None:
+    check(resolve(TrainConfig, given))
+
+
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [
+        ({}, (0, 0)),
+        ({"loss": "compa"}, (3, 0)),
+        ({"loss": "compa", "false_variants": 0, "true_variants": 2}, (0, 2)),
+        ({"loss": "compa", "false_variants": 1}, (1, 0)),
+    ],
+)
+def test_three_false_variants_of_a_caption_are_made_unless_told_otherwise(
+    given: dict[str, Any], numbers: tuple[int, int]
+) -> None:
+    assert numbers_of_variants(resolve(TrainConfig, given)) == numbers
+
+
+def test_the_losses_that_get_variants_are_those_that_ask_for_them() -> None:
+    supplied = {"batch_size": 4, "num_rows": 4, "features": torch.eye(4)}
+    asking = []
+    for name in registry.names("loss"):
+        known = {key: value for key, value in supplied.items() if key in registry.defaults("loss", name)}
+        asking += [name] if "variants" in needs_of(registry.build("loss", name, known)) else []
+    assert tuple(asking) == VARIANT_LOSSES
+
+
+def test_the_losses_that_windows_can_be_fused_for_are_those_that_the_fusion_takes() -> None:
+    assert FUSABLE == window_fusion.FUSABLE_NAMES
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"loss": "alip", "language_strategy": "sample"}, "--language-strategy sample keeps apart; leave one out"),
+        (
+            {"loss": "alip", "language_strategy": "all", "captions_per_clip": 2},
+            "--loss alip: .* --language-strategy all keeps apart",
+        ),
+        (
+            {"loss": "compa", "false_variants": 0, "true_variants": 1, "options": ("hard_weight=2",)},
+            "-O hard_weight=2: weighs false variants",
+        ),
+    ],
+)
+def test_a_loss_is_not_given_what_the_other_flags_leave_it_without(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(resolve(TrainConfig, given))
+
+
+def test_the_weight_of_false_variants_is_taken_where_there_are_some() -> None:
+    check(resolve(TrainConfig, {"loss": "compa", "options": ("hard_weight=2",)}))

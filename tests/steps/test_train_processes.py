@@ -34,14 +34,16 @@ def metrics(folder: Path) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, make_tones):
-    """The same training on one process and on two."""
+def trained(tmp_path_factory, make_tones, clapkit_call):
+    """The same training on one process, this one, and on two."""
     place = tmp_path_factory.mktemp("processes")
     manifest = make_tones(place / "tones", train=16, val=5)
-    command = ["clapkit", "train", "--data", str(manifest), *OPTIONS]
-    alone = run(sys.executable, "-m", *command, "--name", "alone", cwd=place)
-    assert alone.returncode == 0, alone.stderr
-    together = run(*TORCHRUN, *command, "--name", "together", "--json", cwd=place)
+    command = ["train", "--data", str(manifest), *OPTIONS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        alone = clapkit_call(*command, "--name", "alone")
+    assert alone.exit_code == 0, alone.stderr
+    together = run(*TORCHRUN, "clapkit", *command, "--name", "together", "--json", cwd=place)
     assert together.returncode == 0, together.stderr
     return place / "runs" / "train", together
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -58,9 +59,17 @@ def launch(size: int, folder: Path, *scenarios: str) -> Seen:
 
 @pytest.fixture(scope="session")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """What two processes saw in every scenario but the last."""
-    folder = tmp_path_factory.mktemp("two")
-    seen = launch(2, folder, "exchange", "losses", "detached", "combined", "normalised", "together")
+    """What two processes saw in every scenario but that of a resumed run; started once, however many tests run at once."""
+    names = ("exchange", "losses", "detached", "combined", "normalised", "together", "left_alone")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "two_processes"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            launch(2, folder, *names)
+            (folder / "done").touch()
+    seen = {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(2)] for name in names}
     seen["folder"] = [{"path": folder}]
     return seen
 
@@ -78,9 +87,15 @@ def resumed_by(two_processes: Seen, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def left_alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def left_alone(two_processes: Seen) -> list[dict[str, Any]]:
     """What two processes saw when the second one could not go on."""
-    return launch(2, tmp_path_factory.mktemp("left"), "left_alone")["left_alone"]
+    return two_processes["left_alone"]
+
+
+@pytest.fixture(scope="session")
+def told_to_two(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """What two processes saw of losses that are told more than the pairs."""
+    return launch(2, tmp_path_factory.mktemp("told"), "told_together")
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from clapkit import registry
 from clapkit.training.distributed import OneProcess
+from clapkit.training.grad_cache import Encoding
 from clapkit.training.whole_batch import gather_batch, gradient_of_own_rows, sum_gradients
 
 Seen = dict[str, list[dict[str, Any]]]
@@ -97,7 +98,7 @@ def test_chunks_of_parts_are_the_whole_batch(two_processes: Seen) -> None:
 def test_one_process_gathers_leaves(worker: ModuleType) -> None:
     batch = next(worker.Batches(OneProcess()).epoch(0))
     graph = torch.randn(4, 3, requires_grad=True) * 2
-    whole = gather_batch(batch, graph, torch.randn(8, 3), processes=OneProcess())
+    whole = gather_batch(batch, Encoding(graph, torch.randn(8, 3), None, print), processes=OneProcess())
     assert whole.audio.is_leaf
     assert whole.audio.requires_grad
     assert whole.text.requires_grad

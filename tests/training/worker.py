@@ -7,7 +7,8 @@ Every process saves what it has seen to ``<folder>/<scenario>-<rank>.pt``. The f
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from torch.nn import functional
 
 from clapkit import registry
 from clapkit.errors import AudioError, ClapkitError, ConfigError, ShapeError
+from clapkit.objectives.contract import needs_of
 from clapkit.training.batch_norm import synchronise_batch_norm
 from clapkit.training.distributed import OneProcess, Processes, join, leave, seed_process
 from clapkit.training.loop import Interrupted, Plan, Trainer
 from clapkit.training.optimizer import build_optimizer, parameter_groups
-from clapkit.types import Batch, SilentReporter
+from clapkit.training.teacher import Teacher
+from clapkit.types import Batch, Context, LossOutput, SilentReporter
 
 CLIPS, CAPTIONS_PER_CLIP, NUM_ROWS, FEATURES = 4, 2, 12, 6
+LANGUAGES = ["de", "en", "fr"]
 SHARED_CAPTION = 500
 EXTRA = [
     ("infonce", {"targets": "soft"}),
@@ -55,6 +59,7 @@ def objective_of(loss: str, options: Mapping[str, Any]) -> nn.Module:
         "features": functional.normalize(torch.randn(NUM_ROWS, 5, generator=draw), dim=1),
         "side": "text",
         "num_rows": NUM_ROWS,
+        "embedding_dim": 8,
     }
     if "schedule" in options:
         sizes = torch.arange(1, NUM_ROWS + 1)
@@ -88,16 +93,102 @@ class Encoder(nn.Module):
         return self.encode_audio(waveform, num_samples), self.encode_text(captions)
 
 
+class Speaker(Encoder):
+    """As the encoder, with a sound for every language, and embeddings before unit norm where they are asked for."""
+
+    def __init__(self, *, dropout: float = 0.0) -> None:
+        super().__init__(dropout=dropout)
+        self.tongue = nn.Embedding(len(LANGUAGES), 8).double()
+
+    def encode_audio(self, waveform: Tensor, num_samples: Tensor, *, features: bool = False) -> Tensor:
+        embedded: Tensor = self.norm(self.audio(self.dropout(waveform)))
+        return embedded if features else functional.normalize(embedded, dim=1)
+
+    def encode_text(self, captions: Sequence[str], languages: Sequence[str], *, features: bool = False) -> Tensor:
+        tongues = self.tongue(torch.tensor([LANGUAGES.index(tag) for tag in languages]))
+        embedded = self.dropout(self.text(torch.tensor([int(caption) for caption in captions]))) + tongues
+        return embedded if features else functional.normalize(embedded, dim=1)
+
+    def forward(
+        self, waveform: Tensor, num_samples: Tensor, captions: list[str], languages: list[str], *, features: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        audio = self.encode_audio(waveform, num_samples, features=features)
+        return audio, self.encode_text(captions, languages, features=features)
+
+
+class Told(nn.Module):
+    """A loss that depends on all that it needs, so that whatever goes wrong with it shows in a gradient.
+
+    Args:
+        needs: what it asks for.
+        momentum: of its teacher.
+    """
+
+    def __init__(self, needs: frozenset[Any], momentum: float | None) -> None:
+        super().__init__()
+        if needs:
+            self.needs = needs
+        self.teacher_momentum = momentum
+        self.looks = True
+        self.scale = nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
+
+    def forward(
+        self,
+        audio: Tensor,
+        text: Tensor,
+        positives: Tensor,
+        index: Tensor,
+        progress: float,
+        context: Context | None = None,
+    ) -> LossOutput:
+        similarity = text @ audio.T
+        terms = {"pairs": nn.functional.cross_entropy(self.scale * similarity, torch.arange(len(text)))}
+        if context is not None and self.looks:
+            terms |= self._of_context(context, similarity, audio, index)
+        return LossOutput(sum(terms.values()), {name: float(term.detach()) for name, term in terms.items()}, {})  # type: ignore[arg-type]
+
+    def _of_context(self, context: Context, similarity: Tensor, audio: Tensor, index: Tensor) -> dict[str, Tensor]:
+        terms = {}
+        if "language" in self.needs:
+            assert context.language is not None
+            terms["language"] = (similarity * (context.language[:, None] == context.language)).mean()
+        if "variants" in self.needs:
+            assert context.variants is not None
+            assert context.variant_truth is not None
+            cosines = (context.variants * audio[:, None]).sum(dim=2)  # [B, V]
+            terms["variants"] = -(cosines * context.variant_truth).sin().sum()
+        if "teacher" in self.needs:
+            assert context.teacher_audio is not None
+            assert context.teacher_text is not None
+            terms["teacher"] = -(similarity * (context.teacher_text @ context.teacher_audio.T)).mean()
+        if "features" in self.needs:
+            assert context.audio_features is not None
+            assert context.text_features is not None
+            lengths = context.audio_features.norm(dim=1) * context.text_features.norm(dim=1)
+            terms["features"] = (lengths * (index + 1)).mean()
+        return terms
+
+    def param_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        return [{"name": "scale", "params": [self.scale], "lr": lr, "weight_decay": 0.0}]
+
+    def after_step(self) -> None:
+        pass
+
+
 class Batches:
     """The part of one of several processes: its share of the clips, with all their captions.
 
     The first and the last clip of a batch have a caption in common, so that there are positives across the processes.
+
+    Args:
+        processes: that share the batches.
+        speaks: whether captions have languages, and two variants each, some of which are true, some false and some missing.
     """
 
     batches_per_epoch = 3
 
-    def __init__(self, processes: Processes) -> None:
-        self.rank, self.size = processes.rank, processes.size
+    def __init__(self, processes: Processes, *, speaks: bool = False) -> None:
+        self.rank, self.size, self.speaks = processes.rank, processes.size, speaks
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -112,7 +203,8 @@ class Batches:
         for number in range(first, 3):
             rows = order[number]
             mine = slice(self.rank * share, (self.rank + 1) * share)
-            yield self._batch(rows, mine, sounds)
+            batch = self._batch(rows, mine, sounds)
+            yield _spoken(batch) if self.speaks else batch
 
     def _batch(self, rows: Tensor, mine: slice, sounds: Tensor) -> Batch:
         own = rows[mine]
@@ -135,6 +227,32 @@ class Batches:
         )
 
 
+def _spoken(batch: Batch) -> Batch:
+    """The same batch with languages and variants."""
+    rows, which = batch.index, torch.arange(len(batch.index)) % CAPTIONS_PER_CLIP
+    place = (CAPTIONS_PER_CLIP * rows + which)[:, None] * 2 + torch.arange(2)  # [B, V], of all variants there are
+    return replace(
+        batch,
+        languages=[LANGUAGES[number] for number in (rows + which).remainder(len(LANGUAGES)).tolist()],
+        variants=[str(600 + number) for number in place.flatten().tolist()],
+        variant_truth=(place % 3 - 1).to(torch.int8),
+    )
+
+
+def told(
+    processes: Processes,
+    folder: Path,
+    *,
+    needs: frozenset[Any],
+    momentum: float | None = 0.75,
+    dropout: float = 0.0,
+    **plan: Any,
+) -> Trainer:
+    """As ``trainer``, with a loss that looks at what it is told."""
+    torch.manual_seed(0)
+    return _assembled(processes, folder, Speaker(dropout=dropout), Told(needs, momentum), speaks=True, **plan)
+
+
 def trainer(
     processes: Processes,
     folder: Path,
@@ -145,9 +263,20 @@ def trainer(
 ) -> Trainer:
     """A run of one step, unless the plan says otherwise, with gradients as they are."""
     torch.manual_seed(0)
-    encoder = Encoder() if encoder is None else encoder
-    synchronise_batch_norm(encoder, processes)
     objective = objective_of(*form)
+    speaks = bool(needs_of(objective))
+    if encoder is None or (speaks and type(encoder) is Encoder):
+        torch.manual_seed(0)
+        encoder = Speaker() if speaks else Encoder()
+    return _assembled(processes, folder, encoder, objective, speaks=speaks, **plan)
+
+
+def _assembled(
+    processes: Processes, folder: Path, encoder: Encoder, objective: nn.Module, *, speaks: bool, **plan: Any
+) -> Trainer:
+    synchronise_batch_norm(encoder, processes)
+    needs = needs_of(objective)
+    teacher = Teacher(encoder, momentum=objective.teacher_momentum) if "teacher" in needs else None  # type: ignore[arg-type]
     groups = parameter_groups(encoder, lr=0.05, weight_decay=0.01) + objective.param_groups(0.05, 0.0)  # type: ignore[operator]
     common: dict[str, Any] = {
         **{"total_steps": 1, "warmup_steps": 0, "schedule": "constant", "clip_grad": 0.0, "precision": "fp32"},
@@ -157,11 +286,13 @@ def trainer(
         encoder,
         objective,
         optimizer=build_optimizer(groups),
-        batches=Batches(processes),
+        batches=Batches(processes, speaks=speaks),
         plan=Plan(**common | plan),
         device=torch.device("cpu"),
         checkpoint_dir=folder,
         processes=processes,
+        needs=needs,
+        teacher=teacher,
     )
 
 
@@ -414,7 +545,32 @@ def _damaged(epoch: int, *, first: int = 0) -> Iterator[Batch]:
     yield
 
 
-SCENARIOS = (exchange, losses, detached, combined, normalised, together, resume_of_two, left_alone)
+def told_together(processes: Processes, folder: Path) -> dict[str, Any]:
+    """Steps of a loss that is told of languages, variants, a teacher and features."""
+    everything: frozenset[str] = frozenset({"language", "variants", "teacher", "features"})
+
+    def steps(who: Processes, needs: frozenset[str] = everything, **plan: Any) -> dict[str, Any]:
+        run = told(who, folder, needs=needs, **{"total_steps": 3, **plan})
+        return with_teacher(run)
+
+    def with_teacher(run: Trainer) -> dict[str, Any]:
+        seen = seen_of(run)
+        return {**seen, "teacher": {} if run.teacher is None else dict(run.teacher.encoder.state_dict())}
+
+    def of_loss(who: Processes, *form: Any) -> dict[str, Any]:
+        return with_teacher(trainer(who, folder, form=form, total_steps=3))  # type: ignore[arg-type]
+
+    return {
+        "whole": also_alone(processes, steps),
+        "chunks": also_alone(processes, lambda who: steps(who, grad_cache_chunk=1)),
+        "accumulated": also_alone(processes, lambda who: steps(who, accum_steps=2, total_steps=2)),
+        "no teacher": also_alone(processes, lambda who: steps(who, everything - {"teacher"})),
+        "queue": also_alone(processes, lambda who: of_loss(who, "albef", {"queue": 10, "ramp": 0.0, "momentum": 0.75})),
+        "alignment": also_alone(processes, lambda who: of_loss(who, "hycd", {"wrapped": "svr", "rafa": 0.5})),
+    }
+
+
+SCENARIOS = (exchange, losses, detached, combined, normalised, together, resume_of_two, left_alone, told_together)
 
 
 def main(folder: Path, names: list[str]) -> None:

@@ -18,7 +18,8 @@ Compositions: ``single`` (28 %; up to two attributes), ``then`` (40 %; the first
 to one attribute each) and ``while`` (32 %; both throughout, a pitch or a rate each).
 
 Captions: five sentences for each clip, of different build; four name the classes, the order and all attributes, one just
-the class names as they stand in ``labels``, as one would search for them.
+the class names as they stand in ``labels``, as one would search for them. With ``languages=en,de,es,fr``, two sentences in
+each further language follow, which name all of that; labels stay English.
 
 Layout: ``audio/<split>/<index>.wav``, mono, 16 bit, 4.2 to 5.0 s. With the default of 2,000 clips: train 1,600, val
 160, test 240; 2.6 hours, 290 MB.
@@ -42,6 +43,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from clapkit.data.recipes._synth_captions import captions
+from clapkit.data.recipes._synth_languages import ENGLISH, read_languages, sentences
 from clapkit.data.recipes._synth_plan import SPLITS, ClipPlan, caption_generator, plan_split, split_sizes
 from clapkit.data.recipes._synth_render import audio_name, write_clips
 from clapkit.errors import ConfigError
@@ -59,12 +61,14 @@ class Synth:
     Attributes:
         num_clips: in all splits together.
         sample_rate: Hz.
+        languages: ISO 639-1 tags of the captions, in the order in which they stand in each clip.
         needs_source: False.
         makes_audio: True.
     """
 
     num_clips: int
     sample_rate: int
+    languages: tuple[str, ...] = (ENGLISH,)
     needs_source: bool = False
     makes_audio: bool = True
 
@@ -79,18 +83,20 @@ class Synth:
         with request.reporter.track("synthesising", len(plans), "clips") as tracker:
             for chunk in _done_in_order(write, chunks, request.workers):
                 tracker.advance(len(chunk))
-                yield from (_clip(plan, request.seed, self.sample_rate) for plan in chunk)
+                yield from (_clip(plan, request.seed, self.sample_rate, self.languages) for plan in chunk)
 
 
-def build(num_clips: int = 2000, sample_rate: int = 16000) -> Synth:
+def build(num_clips: int = 2000, sample_rate: int = 16000, languages: str = ENGLISH) -> Synth:
     """The recipe of the built-in corpus.
 
     Args:
         num_clips: in all splits together, at least 60.
         sample_rate: of the files in Hz, at least 16000.
+        languages: of the captions: one or more of en, de, es and fr, separated by commas.
 
     Raises:
-        ConfigError: if there are too few clips for every class to be in every split, or the rate is too low.
+        ConfigError: if there are too few clips for every class to be in every split, the rate is too low, or a language is
+            unknown, missing or given twice.
     """
     split_sizes(num_clips)
     if sample_rate < _MIN_SAMPLE_RATE:
@@ -98,7 +104,7 @@ def build(num_clips: int = 2000, sample_rate: int = 16000) -> Synth:
             f"option sample_rate={sample_rate}: expected at least {_MIN_SAMPLE_RATE} Hz, which high birds need; "
             f"pass -O sample_rate={_MIN_SAMPLE_RATE}"
         )
-    return Synth(num_clips, sample_rate)
+    return Synth(num_clips, sample_rate, read_languages(languages))
 
 
 def _done_in_order(
@@ -125,15 +131,21 @@ def _leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _clip(plan: ClipPlan, seed: int, sample_rate: int) -> Clip:
-    sentences = captions(plan.composition, plan.events, rng=caption_generator(seed, plan.split, plan.index), count=NUM_CAPTIONS)
+def _captions(plan: ClipPlan, seed: int, language: str) -> list[str]:
+    if language != ENGLISH:
+        return sentences(plan, language, seed=seed)
+    rng = caption_generator(seed, plan.split, plan.index)
+    return captions(plan.composition, plan.events, rng=rng, count=NUM_CAPTIONS)
+
+
+def _clip(plan: ClipPlan, seed: int, sample_rate: int, languages: Sequence[str]) -> Clip:
     return Clip(
         id=f"synth/{plan.split}-{plan.index:05d}",
         audio=audio_name(plan),
         duration_s=round(plan.duration_s * sample_rate) / sample_rate,
         sample_rate=sample_rate,
         num_channels=1,
-        captions=tuple(Caption(sentence) for sentence in sentences),
+        captions=tuple(Caption(text, language) for language in languages for text in _captions(plan, seed, language)),
         labels=tuple(event.sound for event in plan.events),
         split=plan.split,
         source=" + ".join(f"{event.sound} {plan.split}-{event.voice}" for event in plan.events),

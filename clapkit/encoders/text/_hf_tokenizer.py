@@ -112,11 +112,22 @@ class HfTokenizer:
         self._append_eos = bool(settings.get("append_eos")) or with_languages
         if self._append_eos and self._eos_id is None:
             raise CheckpointError("text tokenizer: has no end token to append; name it as eos_token in the tokenizer_config")
-        special = self._append_eos + (1 if with_languages else self._tokenizer.num_special_tokens_to_add(is_pair=False))
+        # Special tokens that the tokenizer adds itself, and those that are added here.
+        self._num_special = 0 if with_languages else self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        self._num_ours = self._append_eos + with_languages
+        special = self._num_special + self._num_ours
         self.max_tokens = _choose_length(settings, positions, wanted=max_tokens, special=special)
-        ours = self._append_eos + with_languages
-        self._tokenizer.enable_truncation(self.max_tokens - ours, direction=settings.get("truncation_side", "right"))
+        self._tokenizer.enable_truncation(self.max_tokens - self._num_ours, direction=settings.get("truncation_side", "right"))
         self.num_cut = 0
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text before anything is cut, the special ones included."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=self.languages is None)
+        # What is cut off comes in parts that have the special tokens of a sentence each.
+        return [
+            self._num_ours + len(encoding) + sum(len(part) - self._num_special for part in encoding.overflowing)
+            for encoding in encodings
+        ]
 
     def encode(self, captions: Sequence[str], languages: Sequence[str] | None, device: torch.device) -> tuple[Tensor, Tensor]:
         """Token ids of B captions, padded to the longest.

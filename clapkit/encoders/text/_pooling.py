@@ -1,13 +1,19 @@
-"""How the vectors of a sentence's tokens become one, and what a folder of sentence-transformers says about it."""
+"""How the vectors of a sentence's tokens, or of a caption's pieces, become one.
+
+And what a folder of sentence-transformers says about it.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from clapkit.encoders.pretrained import name_of, read_json
 from clapkit.errors import CheckpointError
@@ -45,6 +51,31 @@ def pool(states: Tensor, real: Tensor, pooling: Pooling) -> Tensor:
         rows = torch.arange(len(states), device=states.device)
         return states[rows, real.sum(dim=1) - 1]
     return (states * real[:, :, None]).sum(dim=1) / real.sum(dim=1, keepdim=True)
+
+
+def mean_of_pieces(vectors: Tensor, counts: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    """One vector per caption, from those of its pieces.
+
+    Its direction is that of the mean of the pieces' directions, weighted by their tokens, and its length the mean of their
+    lengths; so no piece counts more than another for being long. The vector of a caption in one piece stays as it is.
+
+    Args:
+        vectors: of the pieces [M, D], those of a caption side by side.
+        counts: pieces of each of the B captions.
+        tokens: of each piece, > 0.
+
+    Returns:
+        [B, D].
+    """
+    rows = torch.arange(len(vectors)).split_with_sizes(list(counts))
+    places = pad_sequence(list(rows), batch_first=True).to(vectors.device)  # [B, P]
+    num_tokens = torch.tensor(tokens, dtype=torch.float32).split_with_sizes(list(counts))
+    weights = pad_sequence(list(num_tokens), batch_first=True)[:, :, None].to(vectors.device)  # [B, P, 1], 0 behind the last
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    lengths = (vectors.norm(dim=1, keepdim=True)[places] * weights).sum(dim=1)  # [B, 1]
+    directions = (functional.normalize(vectors, dim=1)[places] * weights).sum(dim=1)  # [B, D]
+    is_whole = (torch.tensor(counts) == 1)[:, None].to(vectors.device)  # [B, 1]
+    return torch.where(is_whole, vectors[places[:, 0]], functional.normalize(directions, dim=1) * lengths)
 
 
 def read_sentence_transformer(folder: Path) -> tuple[Pooling | None, list[str]]:

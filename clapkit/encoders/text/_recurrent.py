@@ -59,6 +59,10 @@ class RecurrentTextTower(nn.Module):
         """Tokens at which captions are cut."""
         return self.subwords.max_tokens
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, before anything is cut."""
+        return self.subwords.count(texts)
+
     def forward(self, captions: Sequence[str]) -> Tensor:
         """Encode B sentences to [B, embedding_dim]."""
         ids, real = self.subwords.encode(captions, self.tokens.weight.device)  # [B, L]

@@ -61,6 +61,10 @@ class Subwords:
         self.json, self.max_tokens, self.num_cut = tokenizer, max_tokens, 0
         self.size: int = self._tokenizer.get_vocab_size()
 
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, before anything is cut."""
+        return [len(encoding) for encoding in self._tokenizer.encode_batch(list(texts))]
+
     def encode(self, captions: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
         """Token ids int64 [B, L] and which of them are real, bool [B, L]; every caption has one token at least."""
         encodings = [encoding.ids for encoding in self._tokenizer.encode_batch(list(captions))]

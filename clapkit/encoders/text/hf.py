@@ -79,6 +79,10 @@ class HfTextTower(nn.Module):
         """Captions cut so far."""
         return self.tokenizer.num_cut
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text before anything is cut, the special ones included."""
+        return self.tokenizer.count(texts)
+
     def forward(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
         """Encode B sentences to [B, embedding_dim].
 

@@ -11,7 +11,7 @@ from clapkit.errors import ConfigError, UnknownNameError
 from clapkit.steps.comparison.per_query import evaluated_ids
 from clapkit.steps.evaluation.result import Mark, Outcome
 
-_OF_THE_MODEL = ("audio_policy.sample_rate", "audio_policy.window_s", "audio_policy.hop_s")
+_OF_THE_MODEL = tuple(f"audio_policy.{fact}" for fact in ("sample_rate", "window_s", "hop_s", "fusion"))
 """What a model is made for, not how it was measured: told, but no reason for a mark."""
 _LONGEST_VALUE = 40
 

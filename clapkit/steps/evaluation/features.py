@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from clapkit.data.manifest import Manifest
 from clapkit.encoders.dual import DualEncoder
+from clapkit.encoders.window_fusion import Fusion, weighted_direction
 from clapkit.steps.clip_vectors import expect_finite, unit_norm
 from clapkit.steps.embedding import embed_clips
 from clapkit.steps.encoding import Precision
@@ -75,6 +76,16 @@ class TowerAndProjection:
         halves = [functional.normalize(half.float(), dim=1) for half in (features, embedded)]
         both: Tensor = torch.cat(halves, dim=1) * 0.5**0.5
         return both
+
+    @property
+    def fusion(self) -> Fusion:
+        """That of the model."""
+        return self._model.fusion
+
+    def fuse_windows(self, windows: Tensor, is_window: Tensor) -> Tensor:
+        """Windows [B, W, tower and D] to [B, tower and D], both halves with the weights that the model gives its embeddings."""
+        embedded = functional.normalize(windows[:, :, self.tower_dim :], dim=2)
+        return weighted_direction(windows, self._model.window_weights(embedded, is_window))
 
     def encode_text(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
         """Sentences never come here: the halves are about audio."""

@@ -188,14 +188,15 @@ def _audio_policy(subject: Subject, evaluated: Evaluated) -> dict[str, Any]:
         assert subject.given is not None
         # The precision stands beside the policy, as for a model that is run here.
         return {key: value for key, value in subject.given.policy.items() if key != "precision"} or {"made": "elsewhere"}
-    spec = evaluated.model.audio_spec
-    return {
+    spec, fusion = evaluated.model.audio_spec, evaluated.model.fusion
+    policy = {
         "sample_rate": spec.sample_rate,
         "window_s": spec.window_s,
         "hop_s": spec.window_s,
         "padding": "zeros",
         "pool": "mean",
     }
+    return policy if fusion == "mean" else policy | {"fusion": fusion}
 
 
 def _only(split: Manifest, rows: np.ndarray) -> Manifest:

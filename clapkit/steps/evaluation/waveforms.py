@@ -15,7 +15,7 @@ from clapkit.data.manifest import Manifest
 from clapkit.data.streaming import stream_windows
 from clapkit.steps.clip_vectors import ClipsInOrder, EmbeddedClip
 from clapkit.steps.embed_windows import DecodedWindow
-from clapkit.steps.encoding import Encoder, Precision, WindowBatch
+from clapkit.steps.encoding import Encoder, Precision, WindowBatch, own_fusion
 from clapkit.types import Reporter
 
 FloatArray = npt.NDArray[np.float32]
@@ -61,7 +61,7 @@ def embed_waveforms(
     precision: Precision,
     device: str,
 ) -> FloatArray:
-    """Embed waveforms as clips are embedded: windows of the model's length, the mean of their vectors.
+    """Embed waveforms as clips are embedded: windows of the model's length, the mean of their vectors or the model's fusion.
 
     Args:
         model: in evaluation mode, on ``device``.
@@ -80,7 +80,7 @@ def embed_waveforms(
         NumericalError: if an embedding is zero or not finite.
     """
     window = model.audio_spec.window_samples
-    clips = ClipsInOrder(width=model.embedding_dim, pool="mean")
+    clips = ClipsInOrder(width=model.embedding_dim, pool="mean", fuse=own_fusion(model, device=device))
     batch = WindowBatch(model, size=batch_size, precision=precision, device=device)
     found: list[FloatArray] = []
     with reporter.track(description, total, "clips") as tracker:

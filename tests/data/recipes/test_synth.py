@@ -3,6 +3,7 @@ import pytest
 import soundfile
 
 from clapkit import registry
+from clapkit.data.recipes import synth
 from clapkit.data.recipes._synth_plan import plan_split
 from clapkit.data.recipes._synth_render import render
 from clapkit.data.recipes._synth_signal import loudness
@@ -126,6 +127,40 @@ def test_two_workers_make_what_one_makes_bit_for_bit(corpus, corpus_of_two_worke
     assert other_clips == clips
     for clip in clips:
         assert (other_folder / clip.audio).read_bytes() == (folder / clip.audio).read_bytes()
+
+
+def captions_of(monkeypatch, folder, languages):
+    """The captions of the smallest corpus, clip by clip, without its sound."""
+    monkeypatch.setattr(synth, "write_clips", lambda chunk, **options: None)
+    return [clip.captions for clip in build(num_clips=60, languages=languages).clips(request_for(folder))]
+
+
+def test_further_languages_add_two_captions_each_and_change_no_english_one(corpus, monkeypatch, tmp_path):
+    english = [clip.captions for clip in corpus[1]]
+    assert {caption.lang for captions in english for caption in captions} == {"en"}
+    of_four = captions_of(monkeypatch, tmp_path, "en,de,fr,es")
+    assert [captions[:5] for captions in of_four] == english
+    for captions in of_four:
+        assert [caption.lang for caption in captions[5:]] == ["de", "de", "fr", "fr", "es", "es"]
+        assert len({caption.text for caption in captions}) == 11
+
+
+def test_english_may_be_left_out_and_words_do_not_depend_on_the_other_languages(monkeypatch, tmp_path):
+    spanish = captions_of(monkeypatch, tmp_path, "es")
+    assert {len(captions) for captions in spanish} == {2}
+    assert [captions[:2] for captions in captions_of(monkeypatch, tmp_path, "es,de,en")] == spanish
+
+
+def test_languages_do_not_change_the_sound(corpus, tmp_path):
+    folder, clips = corpus
+    first = next(iter(build(num_clips=60, languages="de").clips(request_for(tmp_path))))
+    assert (tmp_path / first.audio).read_bytes() == (folder / clips[0].audio).read_bytes()
+    assert (first.labels, first.extra) == (clips[0].labels, clips[0].extra)
+
+
+def test_unknown_languages_are_refused_by_the_recipe():
+    with pytest.raises(ConfigError, match="languages=en,xx: unknown language 'xx'; known: en, de, es, fr"):
+        registry.build("recipe", "synth", {"languages": "en,xx"})
 
 
 def test_another_seed_makes_another_sound_of_the_same_plan():

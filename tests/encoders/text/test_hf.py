@@ -77,7 +77,9 @@ def test_ids_and_embeddings_are_those_of_the_library(name, text_folder):
         expected = library_embedding(tokenizer, model, caption, tag, tower.pooling)
         torch.testing.assert_close(embeddings[row], expected, rtol=1e-5, atol=1e-5)
     with quiet_libraries():
-        num_long = sum(len(tokenizer(caption)["input_ids"]) > tower.max_tokens for caption in CAPTIONS)
+        lengths = [len(tokenizer(caption)["input_ids"]) for caption in CAPTIONS]
+    num_long = sum(length > tower.max_tokens for length in lengths)
+    assert tower.count_tokens(CAPTIONS) == lengths
     # They were encoded twice above.
     assert num_long >= 1
     assert tower.num_cut == 2 * num_long

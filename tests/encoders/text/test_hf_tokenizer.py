@@ -62,6 +62,16 @@ def test_long_captions_keep_their_closing_token_and_are_counted() -> None:
     assert tokenizer.num_cut == 3
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_tokens_are_counted_before_anything_is_cut(side) -> None:
+    tokenizer = made(max_tokens=4, settings={"truncation_side": side})
+    # Two special tokens, and one for each word.
+    assert tokenizer.count(["", "a", "a dog", "a dog barks", "dog " * 50]) == [2, 3, 4, 5, 52]
+    ended = made(words_tokenizer(specials=False), settings={"append_eos": True, "eos_token": "[EOS]"}, max_tokens=3)
+    assert ended.count(["", "a dog", "dog " * 50]) == [1, 3, 51]
+    assert tokenizer.num_cut == ended.num_cut == 0
+
+
 def test_a_caption_of_just_the_length_is_whole() -> None:
     tokenizer = made(max_tokens=6)
     assert encode(tokenizer, "a dog barks twice")[0] == [[1, 5, 6, 7, 8, 2]]

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from clapkit.encoders.text._pooling import pool, read_sentence_length, read_sentence_transformer
+from clapkit.encoders.text._pooling import mean_of_pieces, pool, read_sentence_length, read_sentence_transformer
 from clapkit.errors import CheckpointError
 
 STATES = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [90.0, 90.0]], [[5.0, 1.0], [7.0, 1.0], [0.0, 4.0]]])
@@ -30,6 +30,21 @@ def test_the_mean_is_that_of_sentence_transformers() -> None:
     spread = real.unsqueeze(-1).expand(states.shape).float()
     expected = (states * spread).sum(1) / spread.sum(1).clamp(min=1e-9)
     assert torch.equal(pool(states, real, "mean"), expected)
+
+
+def test_pieces_become_one_vector_by_their_tokens_and_not_by_their_lengths() -> None:
+    vectors = torch.tensor([[3.0, 0.0], [0.0, 10.0], [0.6, 0.8], [5.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    means = mean_of_pieces(vectors, [2, 1, 3], [3, 4, 9, 1, 1, 2])
+    # 3 (1, 0) + 4 (0, 1), of length 5; lengths (3 * 3 + 4 * 10) / 7 = 7.
+    torch.testing.assert_close(means[0], torch.tensor([7 * 0.6, 7 * 0.8]))
+    assert torch.equal(means[1], vectors[2])
+    # (1, 0) + (0, 1) + 2 (1, 0) = (3, 1), of length sqrt(10); lengths (5 + 1 + 2) / 4 = 2.
+    torch.testing.assert_close(means[2], torch.tensor([3.0, 1.0]) * 2 / 10**0.5)
+
+
+def test_the_mean_of_pieces_has_a_gradient_for_every_piece() -> None:
+    vectors = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: mean_of_pieces(x, [1, 4], [2, 1, 3, 2, 5]), vectors)
 
 
 def folder_with(tmp_path, *, kinds=("Transformer", "Pooling"), pooling=None, prompts=None):

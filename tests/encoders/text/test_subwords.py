@@ -31,6 +31,14 @@ def test_long_captions_are_cut_and_counted() -> None:
     assert subwords.num_cut == 1
 
 
+def test_tokens_are_counted_before_anything_is_cut() -> None:
+    subwords = made()
+    # A lone letter is one token, and one more for the blank before it.
+    assert subwords.count(["", "z", "z" * 20]) == [0, 2, 21]
+    assert subwords.count([]) == []
+    assert subwords.num_cut == 0
+
+
 def test_a_damaged_tokenizer_is_named() -> None:
     with pytest.raises(CheckpointError, match="text tokenizer: cannot be read"):
         Subwords("{}", max_tokens=8)

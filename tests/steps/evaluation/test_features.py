@@ -57,3 +57,22 @@ def test_a_tower_that_gives_zeros_is_refused(model, corpus, reporter, monkeypatc
 def test_sentences_do_not_come_here(model):
     with pytest.raises(AssertionError, match="1 sentences for an audio tower"):
         TowerAndProjection(model).encode_text(["a"])
+
+
+def test_both_halves_are_fused_as_the_model_fuses_embeddings(model, attentive):
+    assert TowerAndProjection(model).fusion == "mean"
+    both = TowerAndProjection(attentive)
+    assert both.fusion == "attention"
+    draw = torch.Generator().manual_seed(0)
+    halves = [torch.nn.functional.normalize(torch.randn(2, 3, width, generator=draw), dim=2) for width in (both.tower_dim, 16)]
+    windows, is_window = torch.cat(halves, dim=2) * 0.5**0.5, torch.tensor([[True] * 3, [True, True, False]])
+    tower, projection = both.fuse_windows(windows, is_window).split([both.tower_dim, 16], dim=1)
+    torch.testing.assert_close(torch.nn.functional.normalize(projection, dim=1), attentive.fuse_windows(halves[1], is_window))
+    weights = attentive.window_weights(halves[1], is_window)
+    expected = torch.nn.functional.normalize((weights[:, :, None] * halves[0]).sum(dim=1), dim=1)
+    torch.testing.assert_close(torch.nn.functional.normalize(tower, dim=1), expected)
+
+
+def test_the_projection_half_is_the_embedding_of_a_model_with_attention(attentive, corpus, reporter):
+    found = features_of(attentive, corpus, reporter)
+    np.testing.assert_allclose(found.projection, embed_clips(attentive, corpus, reporter=reporter).vectors, atol=1e-5)

@@ -1,0 +1,252 @@
+"""Variants of captions: sentences that are nearly the caption and false of its clip, and the parts that are true of it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, get_args
+
+import numpy as np
+
+from clapkit.data._caption_clauses import reordered, says_order, says_together
+from clapkit.data._caption_parts import parts
+from clapkit.data._caption_rules import Site, Vocabulary, groups_of, negated, opposed, swapped
+from clapkit.data._caption_words import folded, words_of
+from clapkit.errors import ConfigError, ManifestError, UnknownNameError
+from clapkit.types import Clip
+
+Kind = Literal["order", "attribute", "negation", "swap", "given"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+GIVEN_KEY = "hard_captions"
+"""Key of ``Clip.extra`` under which a manifest brings false captions of its own."""
+
+_MOST_REMEMBERED = 65_536
+_EXPECTED = 'expected a text or {"text": ..., "lang": ..., "caption": number of a caption, from 0}'
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What is made of a caption once.
+
+    Attributes:
+        given: false, of the manifest.
+        by_kind: false, by the rules for order, attribute and negation; lists that are not empty.
+        true: parts.
+        sites: where something else can be named.
+        taken: folded texts that no variant may have.
+        groups: of sources that the clip is said to hold.
+    """
+
+    given: tuple[str, ...]
+    by_kind: tuple[tuple[str, ...], ...]
+    true: tuple[str, ...]
+    sites: tuple[Site, ...]
+    taken: frozenset[str]
+    groups: frozenset[str]
+
+
+class CaptionVariants:
+    """Draws variants of captions, see ``clapkit.data.dataset.VariantDraw``.
+
+    False ones that the manifest brings come first; then each kind in turn, in random order, gives one. Only English captions
+    have variants by rules. What a rule makes is false of the clip as far as its own captions and labels tell: no variant is
+    one of them, and none names what another one names.
+
+    Args:
+        clips: of the training split, in the order of its rows.
+        num_false: false variants of each caption.
+        num_true: true ones.
+        kinds: of the false ones; all unless given.
+
+    Raises:
+        UnknownNameError: if there is no such kind.
+        ConfigError: if nothing is asked for.
+        ManifestError: if what a clip has under ``extra.hard_captions`` cannot be read.
+    """
+
+    def __init__(self, clips: Sequence[Clip], *, num_false: int, num_true: int, kinds: Sequence[str] | None = None) -> None:
+        for kind in kinds or ():
+            if kind not in KINDS:
+                raise UnknownNameError("kind of variants", kind, KINDS)
+        if min(num_false, num_true) < 0 or num_false + num_true == 0:
+            raise ConfigError(
+                f"{num_false} false and {num_true} true variants of a caption: expected at least 1 in all, none below 0"
+            )
+        if kinds is not None and not kinds:
+            raise ConfigError(f"no kind of variants: expected some of {', '.join(KINDS)}")
+        self.kinds: tuple[str, ...] = KINDS if kinds is None else tuple(dict.fromkeys(kinds))
+        self.num_false, self.num_true = num_false, num_true
+        self.per_caption = num_false + num_true
+        self._clips = tuple(clips)
+        self._given = {row: _read_given(clip) for row, clip in enumerate(clips) if GIVEN_KEY in clip.extra}
+        self._vocabulary = self._make_vocabulary() if "swap" in self.kinds else None
+        self._made = functools.lru_cache(maxsize=_MOST_REMEMBERED)(self._make)
+
+    def draw(self, row: int, caption: int, rng: np.random.Generator) -> tuple[list[str], list[int]]:
+        """Variants of a caption of a clip, false ones first.
+
+        Args:
+            row: of the clip.
+            caption: its number among the captions of the clip.
+            rng: chooses among more than are asked for.
+
+        Returns:
+            ``per_caption`` texts, and -1 for each that is false, 1 for each that is true, 0 for the caption itself, which
+            stands where there are too few.
+        """
+        made = self._made(row, caption)
+        text = self._clips[row].captions[caption].text
+        false = _distinct(self._false(row, caption, made, rng), made.taken, self.num_false)
+        true = [made.true[place] for place in rng.permutation(len(made.true))[: self.num_true]]
+        texts = [*false, *[text] * (self.num_false - len(false)), *true, *[text] * (self.num_true - len(true))]
+        truth = [-1] * len(false) + [0] * (self.num_false - len(false)) + [1] * len(true) + [0] * (self.num_true - len(true))
+        return texts, truth
+
+    def num_without(self, *, most: int | None = None) -> tuple[int, int]:
+        """How many captions have no false variant at all, whatever is drawn, and how many were looked at.
+
+        Args:
+            most: captions to look at, from the first on; None for all, which takes a third of a millisecond each.
+        """
+        captions = ((row, number) for row, clip in enumerate(self._clips) for number in range(len(clip.captions)))
+        has_false = [self._has_false(row, number) for row, number in itertools.islice(captions, most)]
+        return has_false.count(False), len(has_false)
+
+    def _has_false(self, row: int, caption: int) -> bool:
+        """Whether a caption has a false variant; looks no further than the first."""
+        clip = self._clips[row]
+        taken = {folded(other.text) for other in clip.captions}
+        if self.num_false == 0:
+            return False
+        if any(folded(text) not in taken for text in self._given_to(row, caption)):
+            return True
+        if clip.captions[caption].lang.lower().split("-")[0] == "en":
+            if any(folded(text) not in taken for texts in self._by_rules(clip, caption) for text in texts):
+                return True
+        return bool(
+            _distinct(self._false(row, caption, self._made(row, caption), np.random.default_rng(0)), frozenset(taken), 1)
+        )
+
+    @property
+    def num_captions(self) -> int:
+        """Captions of all clips."""
+        return sum(len(clip.captions) for clip in self._clips)
+
+    def _false(self, row: int, caption: int, made: _Made, rng: np.random.Generator) -> Iterator[str]:
+        """False variants, the given ones first, then one of each kind in turn."""
+        yield from (made.given[place] for place in rng.permutation(len(made.given)))
+        sources = [iter([texts[place] for place in rng.permutation(len(texts))]) for texts in made.by_kind]
+        if made.sites and self._vocabulary is not None:
+            clip = self._clips[row]
+            sources.append(
+                swapped(
+                    clip.captions[caption].text,
+                    made.sites,
+                    self._vocabulary,
+                    named_groups=made.groups,
+                    labels=clip.labels,
+                    rng=rng,
+                )
+            )
+        waiting = [sources[place] for place in rng.permutation(len(sources))]
+        while waiting:
+            source = waiting.pop(0)
+            text = next(source, None)
+            if text is not None:
+                yield text
+                waiting.append(source)
+
+    def _make(self, row: int, caption: int) -> _Made:
+        clip = self._clips[row]
+        text, lang = clip.captions[caption].text, clip.captions[caption].lang
+        true_texts = frozenset(folded(other.text) for other in clip.captions)
+        is_english = lang.lower().split("-")[0] == "en"
+        true = [part for part in parts(text) if folded(part) not in true_texts] if is_english and self.num_true else []
+        by_rules = is_english and self.num_false > 0
+        sites = self._vocabulary.sites(text, clip.labels) if by_rules and self._vocabulary is not None else []
+        return _Made(
+            given=tuple(self._given_to(row, caption)),
+            by_kind=tuple(tuple(texts) for texts in self._by_rules(clip, caption) if texts) if by_rules else (),
+            true=tuple(true),
+            sites=tuple(sites),
+            taken=true_texts | {folded(part) for part in true},
+            groups=groups_of([*(other.text for other in clip.captions), *clip.labels]) if sites else frozenset(),
+        )
+
+    def _given_to(self, row: int, caption: int) -> list[str]:
+        """What the manifest says against a caption, or against all in its language."""
+        if "given" not in self.kinds:
+            return []
+        lang = self._clips[row].captions[caption].lang
+        entries = self._given.get(row, ())
+        return [entry.text for entry in entries if entry.caption in (None, caption) and entry.lang in (None, lang)]
+
+    def _by_rules(self, clip: Clip, caption: int) -> Iterator[list[str]]:
+        """False captions of each kind that needs no other clip, the quick ones first."""
+        text = clip.captions[caption].text
+        others = [other.text for number, other in enumerate(clip.captions) if number != caption]
+        if "negation" in self.kinds:
+            yield negated(text)
+        if "attribute" in self.kinds:
+            yield opposed(text, {word for other in others for word in words_of(other)})
+        if "order" in self.kinds:
+            ordered, together = any(map(says_order, others)), any(map(says_together, others))
+            yield reordered(text, may_be_ordered=ordered, may_be_together=together)
+
+    def _make_vocabulary(self) -> Vocabulary:
+        return Vocabulary(
+            (caption.text for clip in self._clips for caption in clip.captions),
+            (label for clip in self._clips for label in clip.labels),
+        )
+
+
+def _distinct(texts: Iterator[str], taken: frozenset[str], count: int) -> list[str]:
+    """The first ``count`` texts that differ from each other and from what is taken."""
+    seen = set(taken)
+    found: list[str] = []
+    while len(found) < count:
+        text = next(texts, None)
+        if text is None:
+            break
+        if folded(text) not in seen:
+            seen.add(folded(text))
+            found.append(text)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A false caption of the manifest, of the captions in a language or of one of them only, if it says so."""
+
+    text: str
+    lang: str | None
+    caption: int | None
+
+
+def _read_given(clip: Clip) -> tuple[_Given, ...]:
+    entries = clip.extra[GIVEN_KEY]
+    if not isinstance(entries, list | tuple):
+        _refuse(clip, f"holds {entries!r}, expected a list")
+    return tuple(_read_entry(clip, entry) for entry in entries)
+
+
+def _read_entry(clip: Clip, entry: Any) -> _Given:
+    if isinstance(entry, str):
+        entry = {"text": entry}
+    if not isinstance(entry, dict) or entry.keys() - {"text", "lang", "caption"}:
+        _refuse(clip, f"holds {entry!r}, {_EXPECTED}")
+    text, lang, caption = entry.get("text"), entry.get("lang"), entry.get("caption")
+    if not isinstance(text, str) or not text.strip() or not isinstance(lang, str | None) or lang == "":
+        _refuse(clip, f"holds {entry!r}, {_EXPECTED}")
+    if caption is not None and (type(caption) is not int or not 0 <= caption < len(clip.captions)):
+        _refuse(clip, f"names caption {caption!r}, expected a whole number from 0 to {len(clip.captions) - 1}")
+    if lang is not None and caption is not None and clip.captions[caption].lang != lang:
+        _refuse(clip, f"names caption {caption} in {lang!r}, which is in {clip.captions[caption].lang!r}")
+    return _Given(text, lang, caption)
+
+
+def _refuse(clip: Clip, found: str) -> NoReturn:
+    raise ManifestError(f"clip {clip.id}: extra.{GIVEN_KEY} {found}; correct the manifest")
