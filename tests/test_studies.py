@@ -382,3 +382,44 @@ def test_the_table_of_long_recordings_leaves_out_what_a_model_cannot_do(family: 
     assert rows["method"] == [["mean_t2a_R@1", "attention_t2a_R@1"]]
     assert rows["long-attention"] == [["25.0 (25.0 to 25.0)", "50.0 (50.0 to 50.0)"]]
     assert rows["short"] == [["25.0 (25.0 to 25.0)", ""]]
+
+
+def test_choices_of_order_compare_a_clip_with_its_counterpart(
+    family: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "prepare" / "mix"
+    folder.mkdir(parents=True)
+    clips = [
+        Clip(
+            f"mix/{number}",
+            f"{number}.wav",
+            5.0,
+            captions=(Caption(f"{number} first"), Caption(f"{number} second")),
+            labels=labels,
+            split="test",
+            extra={"composition": composition},
+        )
+        for number, (labels, composition) in enumerate(
+            [(("dog", "rain"), "then"), (("rain", "dog"), "then"), (("dog", "rain"), "while")]
+        )
+    ]
+    Manifest.write(folder / "manifest.jsonl", clips, root=folder, name="mix")
+
+    class Model:
+        def embed_audio(self, sounds: list[Path], *, batch_size: int) -> np.ndarray:
+            assert [path.name for path in sounds] == ["0.wav", "1.wav"]  # the third has no order
+            return np.array([[1.0, 0.0], [0.6, 0.8]])
+
+        def embed_text(self, sentences: list[str], *, batch_size: int) -> np.ndarray:
+            assert sentences == ["0 first", "0 second", "1 first", "1 second"]
+            return np.array([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+
+    monkeypatch.setattr(family.clapkit, "load", lambda run, device: Model())
+    family.choose(tmp_path, ["order-compa-svr-0"], device="cpu")
+    found = pd.read_parquet(tmp_path / "choices.parquet")
+    assert found[["method", "seed"]].values.tolist() == [["order-compa-svr", "0"]] * 2
+    # Clip 0: own captions 0.8 and 1, those of clip 1 score 0 and 1: one right, one tied, which is wrong.
+    # Clip 1: own captions 0.8 and 0.6, those of clip 0 score 0.96 and 0.6: both wrong.
+    assert found["text"].tolist() == [0.5, 0.0]
+    # Captions of clip 0 with its sound 0.8 and 1, with the other 0.96 and 0.6; those of clip 1: 0.8 and 0.6 against 0 and 1.
+    assert found["audio"].tolist() == [0.5, 0.5]
