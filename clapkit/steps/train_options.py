@@ -8,6 +8,7 @@ from clapkit import registry
 from clapkit.config import TrainConfig
 from clapkit.errors import ConfigError, UnknownNameError
 from clapkit.objectives.added import read_additions
+from clapkit.objectives.window_fusion import FUSABLE_NAMES
 from clapkit.steps.row_features import Source, Tower, check_num_clusters, check_source
 from clapkit.steps.validation import VALIDATION_METRICS
 from clapkit.training.loop import Plan
@@ -25,8 +26,6 @@ SUPPLIED = {
 DEFAULT_FEATURES: Source = "tfidf"
 DEFAULT_FALSE_VARIANTS = 3
 VARIANT_LOSSES = ("compa",)
-FUSABLE = ("infonce", "siglip")
-"""Losses that can be computed from any matrix of similarities."""
 
 
 def check(config: TrainConfig) -> None:
@@ -134,10 +133,10 @@ def _check_windows(config: TrainConfig) -> None:
     """Refuse a fusion of nothing, and the one that takes a loss on cosines where the loss takes vectors."""
     if (config.windows or 1) == 1:
         _require_unset(config, ("fusion",), "needs several --windows of each clip to fuse")
-    if config.fusion == "softmax" and config.loss not in FUSABLE:
+    if config.fusion == "softmax" and config.loss not in FUSABLE_NAMES:
         raise ConfigError(
             f"--fusion softmax: the sound of a clip depends on the caption, and --loss {config.loss} compares one vector per "
-            f"clip; use --loss {' or '.join(FUSABLE)}, or another --fusion"
+            f"clip; use --loss {' or '.join(FUSABLE_NAMES)}, or another --fusion"
         )
 
 

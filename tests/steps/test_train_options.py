@@ -9,7 +9,6 @@ from clapkit.errors import ConfigError, UnknownNameError
 from clapkit.objectives import window_fusion
 from clapkit.objectives.contract import needs_of
 from clapkit.steps.train_options import (
-    FUSABLE,
     VARIANT_LOSSES,
     check,
     make_plan,
@@ -230,8 +229,18 @@ def test_the_losses_that_get_variants_are_those_that_ask_for_them() -> None:
     assert tuple(asking) == VARIANT_LOSSES
 
 
-def test_the_losses_that_windows_can_be_fused_for_are_those_that_the_fusion_takes() -> None:
-    assert FUSABLE == window_fusion.FUSABLE_NAMES
+@pytest.mark.parametrize("name", ["cacr", "compa", "dcl", "decoupled", "infonce", "m3col", "mochi", "siglip", "triplet"])
+def test_soft_max_fusion_is_let_through_for_the_losses_that_it_takes(name: str) -> None:
+    config = resolve(TrainConfig, {"windows": 2, "fusion": "softmax", "loss": name})
+    loss = registry.build("loss", name)
+    if name in window_fusion.FUSABLE_NAMES:
+        check(config)
+        window_fusion.FusedSimilarity(loss)
+        return
+    with pytest.raises(ConfigError, match=f"--fusion softmax: .* --loss {name} "):
+        check(config)
+    with pytest.raises(ConfigError):
+        window_fusion.FusedSimilarity(loss)
 
 
 @pytest.mark.parametrize(
