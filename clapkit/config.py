@@ -93,6 +93,9 @@ class PrepareConfig(CommonConfig):
         (), "Caption made of labels, with {} in it, or none; repeatable. [default: This is a sound of {}., without captions]"
     )
     drop: str | None = option(None, "Leave out clips with these findings of the audit, for example silent,duplicate.")
+    exclude: tuple[str, ...] = option(
+        (), "Leave out clips by their ids: FILE with a column id or one id a line, FILE:N for its first N; repeatable."
+    )
     subtract: tuple[str, ...] = option((), "Leave out recordings of another prepare run, RUN or RUN:SPLIT; repeatable.")
     check_overlap: tuple[str, ...] = option(
         (), "Report recordings that another prepare run holds, too, RUN or RUN:SPLIT; repeatable."

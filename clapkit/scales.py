@@ -23,6 +23,7 @@ _QUANTITIES = (
     "_cosine",
     "_distance",
     "_variance",
+    "mrv",
     "margin_t2a",
     "margin_a2t",
     "hubness_t2a",
@@ -30,7 +31,7 @@ _QUANTITIES = (
     "tolerance",
 )
 _COST = "cost_"
-_LOWER = (*_RANKS, "alignment", "_rank_variance", "_caption_distance")
+_LOWER = (*_RANKS, "alignment", "_rank_variance", "mrv", "_caption_distance")
 # Neither end is good by itself: they describe a space, or the difference between two metrics.
 _NEITHER = (
     "modality_gap",

@@ -161,6 +161,10 @@ class Batch:
         variants: B * V sentences, those of caption 0 first: what is made of each caption; empty where nobody asked.
         variant_truth: int8 [B, V], 1 where a variant is true of its clip too, -1 where it is false, 0 where there is none
             and its sentence is to be ignored; None without variants.
+        sentence_keys: int64 [B, 1 + V], equal for equal sentences: of the caption and of its true variants, 0 at other places;
+            None where no variant is ever true, or sentences are not compared.
+        true_keys: int64 [B, K], such keys of all sentences that are known to be true of the clip: its captions and their true
+            variants, drawn or not, padded with 0; None as above.
     """
 
     waveform: Tensor
@@ -173,6 +177,8 @@ class Batch:
     languages: list[str] = field(default_factory=list)
     variants: list[str] = field(default_factory=list)
     variant_truth: Tensor | None = None
+    sentence_keys: Tensor | None = None
+    true_keys: Tensor | None = None
 
     def positives(self) -> Tensor:
         """Which pairs are no negatives of each other.
@@ -211,6 +217,8 @@ class Context:
         language: int64 [B], equal for captions of one language.
         variants: unit-norm embeddings of what is made of each caption [B, V, D].
         variant_truth: int8 [B, V], as in ``Batch``.
+        sentence_keys: int64 [B, 1 + V], as in ``Batch``; None also where variants are needed.
+        true_keys: int64 [B, K], likewise.
         teacher_audio: unit-norm audio embeddings of a model that is not trained by gradients [B, D].
         teacher_text: likewise [B, D].
         audio_features: the audio embeddings before they are brought to unit norm [B, D].
@@ -222,6 +230,8 @@ class Context:
     language: Tensor | None = None
     variants: Tensor | None = None
     variant_truth: Tensor | None = None
+    sentence_keys: Tensor | None = None
+    true_keys: Tensor | None = None
     teacher_audio: Tensor | None = None
     teacher_text: Tensor | None = None
     audio_features: Tensor | None = None

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import os
+import random
+import select
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +21,33 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import HealthCheck, settings
+from torch.distributed import TCPStore
 from typer.testing import CliRunner, Result
 
+from clapkit import run_dir
 from clapkit.cli import app
 from clapkit.data.manifest import Manifest
 from clapkit.encoders.dual import DualEncoder
 from clapkit.encoders.pretrained import quiet_libraries
+from clapkit.report.curves import plot_curves
+from clapkit.steps import train_log
 from clapkit.types import Caption, Clip
 
 SAMPLE_RATE = 8000
 # Tests run side by side (-n), and so do the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The same examples in every run, however busy the machine is; --hypothesis-profile default draws others.
+settings.register_profile("fixed", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fixed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws from the generators that all share must not depend on the tests that ran before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,11 +60,26 @@ def _one_thread() -> None:
 def _no_waiting() -> Iterator[None]:
     """What thousands of runs in this process would spend most of their time on, and no test looks at.
 
-    Nobody pulls the plug: files need not have reached the disk. Versions of libraries do not change between tests.
+    Nobody pulls the plug: files need not have reached the disk. Versions of libraries and of the source do not change between
+    tests. Figures of a training take longer than the training: most are empty files, see ``drawn_curves``.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # refuses what is no open file, too
         patch.setattr(importlib.metadata, "version", functools.cache(importlib.metadata.version))
+        patch.setattr(run_dir, "_git_revision", functools.cache(run_dir._git_revision))
+        patch.setattr(train_log, "plot_curves", _leave_blank)
+        yield
+
+
+def _leave_blank(path: Path, *_: Any) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.fixture(scope="module")
+def drawn_curves() -> Iterator[None]:
+    """For modules that look at the figures of training: there they are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_log, "plot_curves", plot_curves)
         yield
 
 
@@ -198,6 +235,110 @@ def clapkit_call() -> Callable[..., Result]:
             return CliRunner().invoke(app, words, input=stdin)
 
     return call
+
+
+# Importing takes longer than the work: processes are forked from one that has done it.
+SERVER = """
+import json, os, runpy, signal, sys, warnings
+import clapkit.report.curves, clapkit.steps.embed, clapkit.steps.train
+from clapkit.cli import main
+for line in sys.stdin:
+    wanted = json.loads(line)
+    if "child" in wanted:
+        print(os.waitstatus_to_exitcode(os.waitpid(wanted["child"], 0)[1]), flush=True)
+        continue
+    child = os.fork()
+    if not child:
+        for number, path in enumerate(wanted["said"], start=1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.environ.update(wanted["environment"])
+        os.chdir(wanted["folder"])
+        # As at a terminal: what a shell starts in the background, these tests perhaps, ignores interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = wanted["arguments"]
+        exec(wanted["first"], {})
+        if sys.argv[0] == "clapkit":
+            main()
+        warnings.simplefilter("error")
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        sys.exit(0)
+    print(child, flush=True)
+"""
+
+
+class Processes:
+    """Runs ``clapkit``, or scripts in which every warning is an error, in processes of their own."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", SERVER]
+        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def start(
+        self,
+        *arguments: str | Path,
+        program: str | Path = "clapkit",
+        folder: Path,
+        stdout: str | Path,
+        stderr: str | Path,
+        first: str = "",
+        **environment: str,
+    ) -> int:
+        """The number of a process that runs, which stays its own until it is waited for; ``first`` is executed in it before."""
+        words = [str(argument) for argument in (program, *arguments)]
+        said = [str(stdout), str(stderr)]
+        self._tell(arguments=words, folder=str(folder), said=said, first=first, environment=environment)
+        return self._answer()
+
+    def wait(self, child: int, *, patience_s: float = 300) -> int:
+        """The exit code, or the negative number of the signal; a process that hangs is killed."""
+        self._tell(child=child)
+        assert self._server.stdout is not None
+        if not select.select([self._server.stdout], [], [], patience_s)[0]:
+            os.kill(child, signal.SIGKILL)
+        return self._answer()
+
+    def _tell(self, **wanted: Any) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(wanted) + "\n")
+        self._server.stdin.flush()
+
+    def _answer(self) -> int:
+        assert self._server.stdout is not None
+        return int(self._server.stdout.readline())
+
+    def close(self) -> None:
+        """End the process that the others are forked from."""
+        with self._server:  # closes its pipes, at which it ends
+            pass
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Processes]:
+    """Starts processes without the imports."""
+    forked = Processes()
+    yield forked
+    forked.close()
+
+
+@pytest.fixture(scope="session")
+def group_of() -> Callable[[int], AbstractContextManager[list[dict[str, str]]]]:
+    """Makes the variables that torchrun sets in each of several processes, while the context lasts."""
+
+    @contextmanager
+    def members(size: int) -> Iterator[list[dict[str, str]]]:
+        # As torchrun does: they meet at a store of ours, which has a port already when they hear of it.
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        group = {
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+        yield [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+
+    return members
 
 
 @pytest.fixture

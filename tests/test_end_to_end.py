@@ -19,7 +19,7 @@ METRICS = {f"{d}_{m}" for d in ("t2a", "a2t") for m in ("R@1", "R@5", "R@10", "M
 
 
 @pytest.fixture(scope="module")
-def calls(tmp_path_factory, clapkit_call):
+def calls(tmp_path_factory, clapkit_call, drawn_curves):
     """Results by command of one call of each, in a fresh folder that stays the working directory; two trained models."""
     folder = tmp_path_factory.mktemp("end_to_end")
     with pytest.MonkeyPatch.context() as patch:
@@ -136,6 +136,7 @@ def test_train_leaves_model_metrics_checkpoints_and_plots(calls):
     assert {"model.safetensors", "config.json"} <= {file.name for file in (path / "model").iterdir()}
     assert {folder.name for folder in (path / "checkpoints").iterdir()} == {"last", "best"}
     assert {"loss.png", "retrieval.png", "radius.png"} <= {file.name for file in (path / "plots").iterdir()}
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in (path / "plots").iterdir())
 
 
 def test_embed_leaves_rows_that_match(calls):

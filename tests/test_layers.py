@@ -1,6 +1,7 @@
 """The house stands: imports point downwards, and the front door opens without torch."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -33,15 +34,21 @@ def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.name.startswith("__"))
 
 
-def imports(tree: ast.AST) -> set[str]:
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """What the source of a module is made of, read once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+def imports(nodes: list[ast.AST]) -> set[str]:
     """Parts of clapkit that a module imports when it runs (not for annotations only)."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             for child in node.body:
                 for inner in ast.walk(child):
                     inner.__dict__["skip"] = True
-    for node in ast.walk(tree):
+    for node in nodes:
         if getattr(node, "skip", False):
             continue
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("clapkit."):
@@ -56,7 +63,7 @@ def imports(tree: ast.AST) -> set[str]:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_imports_point_downwards(path: Path) -> None:
     part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    forbidden = imports(ast.parse(path.read_text())) - ALLOWED[part]
+    forbidden = imports(nodes_of(path)) - ALLOWED[part]
     assert not forbidden, f"{path.name} is in {part} and may not import {sorted(forbidden)}"
 
 
@@ -64,7 +71,7 @@ def test_imports_point_downwards(path: Path) -> None:
 def test_only_the_console_prints(path: Path) -> None:
     calls = [
         node.lineno
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes_of(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert not calls or path.name == "console.py"

@@ -38,6 +38,7 @@ def test_shares_are_fractions_with_a_decimal_of_percent(name):
         ("cost_parameters_millions", 1),
         ("cost_peak_memory_mib", 1),
         ("multilingual_mean_rank_variance", 3),
+        ("mrv", 3),
         ("multilingual_caption_distance", 3),
     ],
 )
@@ -55,6 +56,7 @@ def test_quantities_with_a_scale_of_their_own_are_no_fractions(name, digits):
         ("positive_cosine", "higher"),
         ("alignment", "lower"),
         ("multilingual_mean_rank_variance", "lower"),
+        ("mrv", "lower"),
         ("modality_gap", None),
         ("negative_cosine", None),
         ("word_order_t2a_R@1_drop", None),

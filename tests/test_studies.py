@@ -137,7 +137,7 @@ def test_holm_multiplies_by_the_tests_that_are_left_and_never_falls(tables: Modu
 # The wider family -------------------------------------------------------------------------------------------------------
 
 FAMILY = STUDIES / "family.sh"
-PARTS = ("noise", "order", "forgetting", "languages", "long")
+PARTS = ("noise", "cleaning", "order", "forgetting", "languages", "long")
 FLAGS_OF = re.findall(r"^ +([\w-]+)\) +echo (.+) ;;$", FAMILY.read_text(), re.MULTILINE)
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None or shutil.which("xargs") is None, reason="no bash or xargs here")
 
@@ -189,7 +189,7 @@ def test_the_script_of_the_family_is_valid_shell_and_refuses_parts_that_it_does_
     subprocess.run(["bash", "-n", str(FAMILY)], check=True)
     done = subprocess.run(["bash", str(FAMILY), "noises"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1
-    assert "no part noises; expected noise, order, forgetting, languages or long" in done.stderr
+    assert "no part noises; expected noise, cleaning, order, forgetting, languages or long" in done.stderr
 
 
 @needs_bash
@@ -201,8 +201,8 @@ def test_every_training_that_the_script_starts_is_valid(called: list[list[str]])
         check(config)
         plugin_options(config)
         names.add(config.name)
-    # 3 + 5 + 3 of noise, 6 of order, 1 + 5 of forgetting, 6 of languages, 1 + 4 of long recordings.
-    assert len(names) == len(trainings) == 34
+    # 3 + 5 + 3 of noise, 1 of cleaning, 6 of order, 1 + 5 of forgetting, 6 of languages, 1 + 4 of long recordings.
+    assert len(names) == len(trainings) == 35
     methods = {words[words.index("--loss") + 1] for words in trainings if "--loss" in words}
     assert methods == {"infonce", "svr", "dbpm", "compa", "hycd", "albef"}
 
@@ -215,6 +215,16 @@ def test_what_the_script_evaluates_was_trained(called: list[list[str]]) -> None:
         if words[:2] == ["clapkit", "eval"]:
             evaluated |= set(words[2 : next(n for n, word in enumerate(words) if word.startswith("--"))])
     assert evaluated == trained
+
+
+@needs_bash
+def test_cleaning_leaves_out_as_many_suspects_as_were_planted_and_takes_as_many_steps_as_before(
+    called: list[list[str]],
+) -> None:
+    prepared = next(words for words in called if words[:3] == ["clapkit", "prepare", "manifest"])
+    config = read_flags(next(words[2:] for words in called if "noise-20-cleaned-0" in words))
+    assert prepared[prepared.index("--exclude") + 1].endswith("noise-20-dbpm-0/suspects.csv:1200")
+    assert config.max_steps == 8 * (6000 // 96)
 
 
 @needs_bash
@@ -382,6 +392,49 @@ def test_the_table_of_long_recordings_leaves_out_what_a_model_cannot_do(family: 
     assert rows["method"] == [["mean_t2a_R@1", "attention_t2a_R@1"]]
     assert rows["long-attention"] == [["25.0 (25.0 to 25.0)", "50.0 (50.0 to 50.0)"]]
     assert rows["short"] == [["25.0 (25.0 to 25.0)", ""]]
+
+
+def test_the_nearest_captions_are_told_apart(family: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "prepare" / "mix"
+    folder.mkdir(parents=True)
+    labels = [("dog", "rain"), ("rain", "dog"), ("dog",), ("owl", "rain")]
+    clips = [
+        Clip(f"mix/{split}-{n}", f"{n}.wav", 5.0, captions=(Caption(f"{n} one"), Caption(f"{n} two")), labels=own, split=split)
+        for split in family.GALLERIES
+        for n, own in enumerate(labels)
+    ]
+    Manifest.write(folder / "manifest.jsonl", clips, root=folder, name="mix")
+
+    class Model:
+        def embed_audio(self, sounds: list[Path], *, batch_size: int) -> np.ndarray:
+            return np.eye(4)
+
+        def embed_text(self, sentences: list[str], *, batch_size: int) -> np.ndarray:
+            assert sentences[:3] == ["0 one", "0 two", "1 one"]
+            # Columns: sounds 0 to 3. Sound 0 is nearest to the dog alone and then to its own second caption, 1 to what sound 0
+            # says, 2 to its own, 3 to sound 1, which shares a label only.
+            return np.array(
+                [
+                    [0.1, 0.9, 0.0, 0.0],
+                    [0.8, 0.0, 0.0, 0.0],
+                    [0.7, 0.2, 0.0, 0.9],
+                    [0.0, 0.0, 0.0, 0.0],
+                    [0.9, 0.0, 0.5, 0.0],
+                    [0.0, 0.0, 0.0, 0.0],
+                    [0.0, 0.0, 0.0, 0.8],
+                    [0.0, 0.0, 0.0, 0.0],
+                ]
+            )
+
+    monkeypatch.setattr(family.clapkit, "load", lambda run, device: Model())
+    family.nearest(tmp_path, ["order-compa-0"], device="cpu")
+    found = pd.read_parquet(tmp_path / "nearest.parquet")
+    assert found[["method", "seed"]].drop_duplicates().values.tolist() == [["order-compa", "0"]]
+    first = found[found["id"].str.startswith("mix/test-") & ~found["id"].str.contains("test-.-")]
+    assert first["right"].tolist() == [False, False, True, False]
+    assert first["part"].tolist() == [True, False, False, False]
+    assert first["alike"].tolist() == [False, True, False, False]
+    np.testing.assert_array_equal(first["composite"], [1, 0, np.nan, 0])
 
 
 def test_choices_of_order_compare_a_clip_with_its_counterpart(

@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -20,7 +20,7 @@ import clapkit
 from clapkit.cli import embed, eval, prepare, retrieve, train
 from clapkit.cli.options import command_function
 from clapkit.config import CONFIGS, CommonConfig, resolve
-from clapkit.errors import ClapkitError
+from clapkit.errors import ClapkitError, ConfigError
 
 EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
 Configure = Callable[[dict[str, Any]], CommonConfig]
@@ -57,6 +57,7 @@ def _exit_code(configure: Configure, run: Callable[[Any, list[str]], None], give
     from clapkit.cli.console import Console
 
     try:
+        _expect_text(sys.argv)
         run(configure(given), sys.argv)
         sys.stdout.flush()  # here, where a reader that has gone can still be handled
     except ClapkitError as error:
@@ -78,6 +79,22 @@ def _exit_code(configure: Configure, run: Callable[[Any, list[str]], None], give
         Console().error(f"{where}the disk is full; make room and run the command again, with --resume if it has that option")
         return EXIT_FAILURE
     return 0
+
+
+def _expect_text(arguments: Sequence[str]) -> None:
+    """Refuse what no run directory could record.
+
+    Raises:
+        ConfigError: if an argument is no text.
+    """
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"{ascii(argument)}: is no UTF-8 text, expected an argument that can be recorded; rename the file, or name "
+                "the folder that it lies in"
+            ) from error
 
 
 _register("prepare", prepare.run, prepare.HELP, prepare.configure)

@@ -130,7 +130,18 @@ def _differences(step: str, config: CommonConfig, run: RunDir) -> list[str]:
         field, needed = NEWEST_INPUT[step]
         if not getattr(config, field) and not _read_newest(run, needed, runs_root=config.runs_root):
             different.append(f"{field}: there is a newer {needed} run")
-    return sorted(different)
+    return sorted([*different, *_changed_lists(config, run)])
+
+
+def _changed_lists(config: CommonConfig, run: RunDir) -> list[str]:
+    """Lists of ``prepare --exclude`` that hold something else than a finished run has read."""
+    read = run.record.get("config", {}).get("exclude", ())
+    lists = [name for name in getattr(config, "exclude", ()) if name in read]
+    if not lists:
+        return []
+    from clapkit.steps.prepare_exclude import changed_lists
+
+    return [f"exclude: {name} has changed since" for name in changed_lists(lists, run.record)]
 
 
 def _read_newest(run: RunDir, step: str, *, runs_root: Path) -> bool:

@@ -17,6 +17,7 @@ HELP = """Turn a folder, a table or a known corpus into a checked manifest; with
     clapkit prepare ~/sounds
     clapkit prepare table captions.csv --audio-dir clips
     clapkit prepare clotho ~/corpora/clotho --check-overlap wavcaps
+    clapkit prepare manifest mix --exclude runs/train/noisy/suspects.csv:400 --name mix-clean
 """
 
 

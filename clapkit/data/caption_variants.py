@@ -14,8 +14,9 @@ from clapkit.data._caption_clauses import reordered, says_order, says_together
 from clapkit.data._caption_parts import parts
 from clapkit.data._caption_rules import Site, Vocabulary, groups_of, negated, opposed, swapped
 from clapkit.data._caption_words import folded, words_of
+from clapkit.data.language_tags import normal_tag
 from clapkit.errors import ConfigError, ManifestError, UnknownNameError
-from clapkit.types import Clip
+from clapkit.types import Caption, Clip
 
 Kind = Literal["order", "attribute", "negation", "swap", "given"]
 
@@ -36,7 +37,7 @@ class _Made:
         by_kind: false, by the rules for order, attribute and negation; lists that are not empty.
         true: parts.
         sites: where something else can be named.
-        taken: folded texts that no variant may have.
+        taken: folded texts that no false variant may have.
         groups: of sources that the clip is said to hold.
     """
 
@@ -68,9 +69,7 @@ class CaptionVariants:
     """
 
     def __init__(self, clips: Sequence[Clip], *, num_false: int, num_true: int, kinds: Sequence[str] | None = None) -> None:
-        for kind in kinds or ():
-            if kind not in KINDS:
-                raise UnknownNameError("kind of variants", kind, KINDS)
+        check_kinds(kinds or ())
         if min(num_false, num_true) < 0 or num_false + num_true == 0:
             raise ConfigError(
                 f"{num_false} false and {num_true} true variants of a caption: expected at least 1 in all, none below 0"
@@ -84,6 +83,7 @@ class CaptionVariants:
         self._given = {row: _read_given(clip) for row, clip in enumerate(clips) if GIVEN_KEY in clip.extra}
         self._vocabulary = self._make_vocabulary() if "swap" in self.kinds else None
         self._made = functools.lru_cache(maxsize=_MOST_REMEMBERED)(self._make)
+        self._parts = functools.lru_cache(maxsize=_MOST_REMEMBERED)(self._make_parts)
 
     def draw(self, row: int, caption: int, rng: np.random.Generator) -> tuple[list[str], list[int]]:
         """Variants of a caption of a clip, false ones first.
@@ -105,6 +105,10 @@ class CaptionVariants:
         truth = [-1] * len(false) + [0] * (self.num_false - len(false)) + [1] * len(true) + [0] * (self.num_true - len(true))
         return texts, truth
 
+    def true_of(self, row: int) -> list[str]:
+        """All true variants of all captions of a clip, of which ``draw`` gives some; none if none are asked for."""
+        return list(dict.fromkeys(part for of_caption in self._parts(row) for part in of_caption))
+
     def num_without(self, *, most: int | None = None) -> tuple[int, int]:
         """How many captions have no false variant at all, whatever is drawn, and how many were looked at.
 
@@ -117,18 +121,15 @@ class CaptionVariants:
 
     def _has_false(self, row: int, caption: int) -> bool:
         """Whether a caption has a false variant; looks no further than the first."""
-        clip = self._clips[row]
-        taken = {folded(other.text) for other in clip.captions}
         if self.num_false == 0:
             return False
+        clip, taken = self._clips[row], self._taken(row)
         if any(folded(text) not in taken for text in self._given_to(row, caption)):
             return True
-        if clip.captions[caption].lang.lower().split("-")[0] == "en":
+        if _is_english(clip.captions[caption]):
             if any(folded(text) not in taken for texts in self._by_rules(clip, caption) for text in texts):
                 return True
-        return bool(
-            _distinct(self._false(row, caption, self._made(row, caption), np.random.default_rng(0)), frozenset(taken), 1)
-        )
+        return bool(_distinct(self._false(row, caption, self._made(row, caption), np.random.default_rng(0)), taken, 1))
 
     @property
     def num_captions(self) -> int:
@@ -161,20 +162,32 @@ class CaptionVariants:
 
     def _make(self, row: int, caption: int) -> _Made:
         clip = self._clips[row]
-        text, lang = clip.captions[caption].text, clip.captions[caption].lang
-        true_texts = frozenset(folded(other.text) for other in clip.captions)
-        is_english = lang.lower().split("-")[0] == "en"
-        true = [part for part in parts(text) if folded(part) not in true_texts] if is_english and self.num_true else []
-        by_rules = is_english and self.num_false > 0
+        text = clip.captions[caption].text
+        by_rules = _is_english(clip.captions[caption]) and self.num_false > 0
         sites = self._vocabulary.sites(text, clip.labels) if by_rules and self._vocabulary is not None else []
         return _Made(
             given=tuple(self._given_to(row, caption)),
             by_kind=tuple(tuple(texts) for texts in self._by_rules(clip, caption) if texts) if by_rules else (),
-            true=tuple(true),
+            true=self._parts(row)[caption],
             sites=tuple(sites),
-            taken=true_texts | {folded(part) for part in true},
+            taken=self._taken(row),
             groups=groups_of([*(other.text for other in clip.captions), *clip.labels]) if sites else frozenset(),
         )
+
+    def _make_parts(self, row: int) -> tuple[tuple[str, ...], ...]:
+        """Parts of each caption of a clip that are none of its captions."""
+        captions = self._clips[row].captions
+        if self.num_true == 0:
+            return ((),) * len(captions)
+        texts = {folded(caption.text) for caption in captions}
+        return tuple(
+            tuple(part for part in parts(caption.text) if folded(part) not in texts) if _is_english(caption) else ()
+            for caption in captions
+        )
+
+    def _taken(self, row: int) -> frozenset[str]:
+        """Folded texts that are true of a clip, as none of its false variants may be."""
+        return frozenset(map(folded, [*(caption.text for caption in self._clips[row].captions), *self.true_of(row)]))
 
     def _given_to(self, row: int, caption: int) -> list[str]:
         """What the manifest says against a caption, or against all in its language."""
@@ -201,6 +214,21 @@ class CaptionVariants:
             (caption.text for clip in self._clips for caption in clip.captions),
             (label for clip in self._clips for label in clip.labels),
         )
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Refuse kinds of variants that there are not; costs nothing, so that it can be asked before data are read.
+
+    Raises:
+        UnknownNameError: naming the first.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UnknownNameError("kind of variants", kind, KINDS)
+
+
+def _is_english(caption: Caption) -> bool:
+    return caption.lang.lower().split("-")[0] == "en"
 
 
 def _distinct(texts: Iterator[str], taken: frozenset[str], count: int) -> list[str]:
@@ -241,6 +269,7 @@ def _read_entry(clip: Clip, entry: Any) -> _Given:
     text, lang, caption = entry.get("text"), entry.get("lang"), entry.get("caption")
     if not isinstance(text, str) or not text.strip() or not isinstance(lang, str | None) or lang == "":
         _refuse(clip, f"holds {entry!r}, {_EXPECTED}")
+    lang = None if lang is None else normal_tag(lang)
     if caption is not None and (type(caption) is not int or not 0 <= caption < len(clip.captions)):
         _refuse(clip, f"names caption {caption!r}, expected a whole number from 0 to {len(clip.captions) - 1}")
     if lang is not None and caption is not None and clip.captions[caption].lang != lang:

@@ -61,12 +61,18 @@ class VariantDraw(Protocol):
 
     Attributes:
         per_caption: how many at a time, V.
+        num_true: how many of them are to be true of the clip; with 0 none ever is.
     """
 
     per_caption: int
+    num_true: int
 
     def draw(self, row: int, caption: int, rng: np.random.Generator) -> tuple[list[str], list[int]]:
         """V variants of a caption of a clip, and what each is as in ``Batch.variant_truth``."""
+        ...
+
+    def true_of(self, row: int) -> Sequence[str]:
+        """All true variants that captions of a clip may get."""
         ...
 
 
@@ -174,6 +180,8 @@ class TrainingBatches:
         self._different = [_different(captions) for captions in self._captions]
         self.num_short_of_captions = sum(len(numbers) < captions_per_clip for numbers in self._different)
         self._caption_keys, self._clip_keys, self._label_keys = identity_keys(manifest.clips, positives)
+        self._knows_parts = variant_draw is not None and variant_draw.num_true > 0 and positives != "clip"
+        self._true_keys: dict[int, np.ndarray] = {}  # of the rows that have come
         self._ahead: DecodingAhead[_Pending] | None = None
 
     @property
@@ -334,14 +342,9 @@ class TrainingBatches:
         rows = clips[audio_row]  # [B]
         drawn = [caption for captions in numbers for caption in captions]
         variants = [variant for one in pending.drawn for variant in one.variants]
-        text_keys = np.stack(
-            [
-                self._clip_keys[rows, 0],
-                [self._caption_keys[row][caption] for row, caption in zip(rows, drawn, strict=True)],
-                self._label_keys[rows],
-            ],
-            axis=1,
-        )
+        caption_keys = [self._caption_keys[row][caption] for row, caption in zip(rows, drawn, strict=True)]
+        text_keys = np.stack([self._clip_keys[rows, 0], caption_keys, self._label_keys[rows]], axis=1)
+        knows_parts = self._knows_parts and bool(variants)
         return Batch(
             waveform=torch.from_numpy(self._alone(pending.waveform)),
             num_samples=torch.from_numpy(self._alone(num_samples)).contiguous(),
@@ -353,7 +356,18 @@ class TrainingBatches:
             languages=[self.manifest.clips[row].captions[caption].lang for row, caption in zip(rows, drawn, strict=True)],
             variants=[text for one in variants for text in one[0]],
             variant_truth=torch.tensor([one[1] for one in variants], dtype=torch.int8) if variants else None,
+            sentence_keys=torch.from_numpy(_sentence_keys(caption_keys, variants)) if knows_parts else None,
+            true_keys=torch.from_numpy(_padded([self._true_of(row) for row in rows.tolist()])) if knows_parts else None,
         )
+
+    def _true_of(self, row: int) -> np.ndarray:
+        """Keys of all sentences that are known to be true of a clip, int64 [K_i]."""
+        keys = self._true_keys.get(row)
+        if keys is None:
+            assert self._variant_draw is not None
+            parts = [_caption_key(text) for text in self._variant_draw.true_of(row)]
+            keys = self._true_keys[row] = np.unique(np.array([*self._caption_keys[row], *parts], dtype=np.int64))
+        return keys
 
 
 def _share(part: tuple[int, int], num_clips: int, captions_per_clip: int) -> slice:
@@ -401,16 +415,28 @@ def identity_keys(clips: Sequence[Clip], positives: KeyPolicy) -> tuple[list[lis
         Keys of each clip's captions; keys of all that is true of a clip, int64 [N, K], its own first; keys of its label
         set, int64 [N].
     """
-    captions = [[_key("caption", _folded(caption.text)) for caption in clip.captions] for clip in clips]
+    captions = [[_caption_key(caption.text) for caption in clip.captions] for clip in clips]
     labels = [_key("labels", *sorted(clip.labels)) if clip.labels and positives == "label" else 0 for clip in clips]
     if positives == "clip":
         captions = [[0] * len(keys) for keys in captions]
     rows = [
         [_key("clip", clip.id), label, *dict.fromkeys(keys)] for clip, label, keys in zip(clips, labels, captions, strict=True)
     ]
-    width = max(map(len, rows))
-    padded = np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64)
-    return captions, padded, np.array(labels, dtype=np.int64)
+    return captions, _padded(rows), np.array(labels, dtype=np.int64)
+
+
+def _sentence_keys(captions: Sequence[int], variants: Sequence[tuple[list[str], list[int]]]) -> np.ndarray:
+    """See ``Batch.sentence_keys``."""
+    of_variants = [[_caption_key(text) if truth == 1 else 0 for text, truth in zip(*one, strict=True)] for one in variants]
+    return np.concatenate([np.array(captions, dtype=np.int64)[:, None], np.array(of_variants, dtype=np.int64)], axis=1)
+
+
+def _padded(rows: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+    """Rows of keys as one table, int64 [N, K], padded with 0."""
+    table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for row, keys in enumerate(rows):
+        table[row, : len(keys)] = keys
+    return table
 
 
 def _different(captions: Sequence[str]) -> list[int]:
@@ -423,6 +449,10 @@ def _different(captions: Sequence[str]) -> list[int]:
 
 def _folded(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".")
+
+
+def _caption_key(text: str) -> int:
+    return _key("caption", _folded(text))
 
 
 def _key(*parts: str) -> int:

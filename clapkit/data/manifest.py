@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from clapkit.data.language_tags import with_normal_tags
 from clapkit.errors import ManifestError
 from clapkit.types import Caption, Clip
 
@@ -71,6 +72,9 @@ class Manifest:
     def load(cls, path: Path) -> Manifest:
         """Read a manifest.
 
+        Languages of captions come as ``language_tags`` writes them. The fingerprint is that of the file, whose tags may be
+        written otherwise: runs that used it know it by that.
+
         Args:
             path: of the ``manifest.jsonl``.
 
@@ -89,7 +93,8 @@ class Manifest:
         clips = tuple(_read_clips(path, lines[1:]))
         if not clips:
             raise ManifestError(f"{path}: holds no clip, expected at least one; run prepare again")
-        return cls(clips=clips, root=path.parent / root, name=name, fingerprint=fingerprint(clips))
+        digest = fingerprint(clips)
+        return cls(clips=tuple(with_normal_tags(clips)), root=path.parent / root, name=name, fingerprint=digest)
 
     @classmethod
     def write(cls, path: Path, clips: Iterable[Clip], *, root: Path, name: str) -> Manifest:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -160,6 +160,16 @@ class DualEncoder(nn.Module):
             )
         self._config["long_captions"] = name
 
+    def long_among(self, captions: Sequence[str]) -> tuple[int, int] | None:
+        """How many of these captions would be cut and how many split, without embedding them; None if the tower cannot tell."""
+        tower = self.text_tower
+        if not (hasattr(tower, "count_tokens") and hasattr(tower, "max_tokens")):
+            return None
+        if self.long_captions == "cut":
+            return sum(count > tower.max_tokens for count in tower.count_tokens(captions)), 0
+        pieces = split_captions(captions, tower.count_tokens, max_tokens=tower.max_tokens)
+        return sum(count > tower.max_tokens for count in tower.count_tokens(pieces.texts)), pieces.num_split
+
     @property
     def fusion(self) -> Fusion:
         """How several windows of a clip become one vector; see ``add_window_attention``."""
@@ -239,25 +249,38 @@ class DualEncoder(nn.Module):
             languages: ISO 639-1 tag of each, for towers that ask for it; None is English.
             features: whether they come as the head gives them, of any length.
         """
-        project = self._project_text if self.long_captions == "cut" else self._project_pieces
-        embedded = project(captions, languages)
+        embedded = self._whole(self._project_text, captions, languages)
         return embedded if features else functional.normalize(embedded, dim=1)
+
+    def text_features(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
+        """B sentences as the text tower gives them, before the projection head: [B, d], of any norm; arguments as above.
+
+        What becomes of long captions is what ``long_captions`` says.
+        """
+        return self._whole(self._text_features, captions, languages)
 
     def _project_text(self, captions: Sequence[str], languages: Sequence[str] | None) -> Tensor:
         """B sentences as the head gives them [B, D], in one call of the tower."""
         projected: Tensor = self.text_head(self._text_features(captions, languages)).float()
         return projected
 
-    def _project_pieces(self, captions: Sequence[str], languages: Sequence[str] | None) -> Tensor:
-        """As ``_project_text``; captions that are too long from their pieces, all of which are in the one call."""
+    def _whole(
+        self,
+        read: Callable[[Sequence[str], Sequence[str] | None], Tensor],
+        captions: Sequence[str],
+        languages: Sequence[str] | None,
+    ) -> Tensor:
+        """What ``read`` makes of B sentences; of those that are to be split from their pieces, all of which are in one call."""
+        if self.long_captions == "cut":
+            return read(captions, languages)
         tower = self.text_tower
         pieces = split_captions(captions, tower.count_tokens, max_tokens=tower.max_tokens)
         if not pieces.num_split:
-            return self._project_text(pieces.texts, languages)
+            return read(pieces.texts, languages)
         self.captions_split += pieces.num_split
         if languages is not None:
             languages = [tag for tag, count in zip(languages, pieces.counts, strict=True) for _ in range(count)]
-        return mean_of_pieces(self._project_text(pieces.texts, languages), pieces.counts, pieces.tokens)
+        return mean_of_pieces(read(pieces.texts, languages), pieces.counts, pieces.tokens)
 
     def _text_features(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
         asked = [languages or ["en"] * len(captions)] if self.takes_languages else []

@@ -79,10 +79,16 @@ class CompA(nn.Module):
 
     Of ``svr`` and ``reweighted`` variants enter the base alone: they have no support vectors, ``alpha`` does not weigh them.
 
+    A sentence that is known to be true of another clip of the batch, one of its captions or of their true variants
+    (``Context.true_keys``), is no negative of that clip, nor the clip of it: such a pair is a further positive, of which the
+    wrapped loss makes what it makes of others. So "a dog barks", as a part or as a caption, pushes away no clip whose caption
+    has that part. The reverse says nothing: the whole caption stays a negative of a clip that is only said to hold the part.
+
     Reference: Ghosh et al., CompA: addressing the gap in compositional reasoning in audio-language models, ICLR 2024, arXiv
     2310.08753, the contrastive losses with hard negatives and the modular one. Deviations: a row may have fewer variants than
     others; candidates that do not belong to a row never enter its sum, where the authors' code multiplies their logits by
-    -100000; t->a counts each clip once, however many parts its caption has; the sigmoid form is ours.
+    -100000; t->a counts each clip once, however many parts its caption has; what is true of several clips, and the sigmoid
+    form, are ours.
 
     Args:
         wrapped: the loss; None for ``infonce``.
@@ -113,11 +119,14 @@ class CompA(nn.Module):
     ) -> LossOutput:
         """Score a batch; see ``clapkit.types.Objective``. ``context`` holds ``variants`` and ``variant_truth``.
 
+        Where it holds ``sentence_keys`` and ``true_keys`` too, sentences that are true of other clips are no negatives of them.
+
         Raises:
             ShapeError: as the loss, or if there are no variants or their shapes do not fit the batch.
         """
         check_batch(audio, text, positives, index)
         embedded, truth = _checked(context, text)
+        positives = positives | _true_of(context, 0, like=positives)  # not symmetric: caption i is true of clip j
         with full_precision(audio, text) as (clips, captions):
             # What is no variant is set to 0 before it is looked at: neither its value nor its gradient is then anything else.
             embedded = embedded.to(clips.dtype).masked_fill((truth == 0)[:, :, None], 0.0)  # [B, V, D]
@@ -132,7 +141,8 @@ class CompA(nn.Module):
                 added = self._softmax(self.base, clips, captions, positives, variants, scale)
                 for slot in true_slots:
                     of_slot = variants.share * variants.is_true[:, slot]  # [B]
-                    anchored = self._anchored(self.base, embedded[:, slot], clips, captions, positives, scale, of_slot)
+                    also_true = positives | _true_of(context, 1 + slot, like=positives)
+                    anchored = self._anchored(self.base, embedded[:, slot], clips, captions, also_true, scale, of_slot)
                     added["parts"] = added["parts"] + anchored / 2
             output: LossOutput = self.wrapped(audio, text, positives, index, progress, weights)
             total = output.total + added["parts"] + self.hard_weight * added["hard"]
@@ -190,7 +200,7 @@ class CompA(nn.Module):
         """Mean cross-entropy, weighed with ``weights`` [B], of true variants [B, D] as anchors among the clips [B, D]."""
         if needs_blocks(anchors):
             return mean_over_rows(base.one_direction, anchors, audio, positives, scale, weights)
-        # Clips that are no negatives of a caption are none of its parts; so is the plan of its targets theirs.
+        # A part has the plan of its caption.
         plan = base.plan(cosine(text, audio))
         return base.one_direction(cosine(anchors, audio), positives, scale, weights, plan)
 
@@ -215,7 +225,35 @@ def _checked(context: Context | None, text: Tensor) -> tuple[Tensor, Tensor]:
             f"variants is {list(variants.shape)} and variant_truth {list(truth.shape)}; "
             f"expected [{size}, V, {width}] and [{size}, V]"
         )
+    assert context is not None
+    keys, true_keys = context.sentence_keys, context.true_keys
+    if keys is not None and true_keys is not None:
+        if keys.shape != (size, 1 + truth.shape[1]) or true_keys.ndim != 2 or len(true_keys) != size:
+            raise ShapeError(
+                f"sentence_keys is {list(keys.shape)} and true_keys {list(true_keys.shape)}; "
+                f"expected [{size}, {1 + truth.shape[1]}] and [{size}, K]"
+            )
     return variants, truth.to(variants.device)
+
+
+def _true_of(context: Context | None, place: int, *, like: Tensor) -> Tensor:
+    """Of which clips one sentence of each row is known to be true: bool [B, B], sentences in rows, as ``like``.
+
+    Args:
+        context: nothing is known where it has no keys.
+        place: 0 for the captions, 1 for their first variants, and so on.
+        like: on the device that is wanted.
+    """
+    if context is None or context.sentence_keys is None or context.true_keys is None:
+        return torch.zeros_like(like)
+    keys, true_keys = context.sentence_keys[:, place].to(like.device), context.true_keys.to(like.device).contiguous()
+    # One row for each different sentence: a comparison of all pairs with every key would take ten times as long.
+    sentences, which = torch.unique(keys, return_inverse=True)  # [S], [B]
+    found = torch.searchsorted(sentences, true_keys).clamp(max=len(sentences) - 1)  # [B, K]
+    is_key = (sentences[found] == true_keys) & (true_keys != 0)
+    table = like.new_zeros(len(sentences) + 1, len(true_keys))  # the last row takes what no sentence of the batch is
+    table[found.where(is_key, len(sentences)), torch.arange(len(true_keys), device=like.device)[:, None]] = True
+    return table[which]
 
 
 def _log_normaliser(base: InfoNCE, audio: Tensor, text: Tensor, positives: Tensor, scale: Tensor | float) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clapkit.errors import ShapeError
 from clapkit.objectives.alip import ALIP
 from clapkit.objectives.contract import ParamGroup, check_batch, loss_output, needs_of, require, score
+from clapkit.objectives.pair_weights import without_judgement
 from clapkit.objectives.sogclr import SogCLR
 from clapkit.types import Context, ContextNeed, LossOutput
 
@@ -87,7 +88,8 @@ class Anchored(nn.Module):
 
     Of N clips with two captions each, ``L = 1/3 (L(audio, anchor) + L(audio, other) + L(anchor, other))``, each term the mean
     of both directions over N pairs; that is 1/(6N) of the sums. In the third term captions of the anchor language stand where
-    sounds stand. Two clips are no negatives of each other in any term for which one of their rows says so.
+    sounds stand. Two clips are no negatives of each other in any term for which one of their rows says so. What an objective
+    remembers of pairs of sound and caption has no say in the third term, and learns nothing of it.
 
     Reference: ATRI, 2025, arXiv 2502.14627 (CACL).
 
@@ -135,12 +137,13 @@ class Anchored(nn.Module):
         sides = {
             "loss_audio_anchor": (audio[anchors], text[anchors], positives[anchors][:, anchors]),
             "loss_audio_other": (audio[others], text[others], positives[others][:, others]),
-            "loss_anchor_other": (text[anchors], text[others], cross),
         }
         outputs = {
             name: score(self.objective, one, other, marked, index[anchors], progress)
             for name, (one, other, marked) in sides.items()
         }
+        with without_judgement(self.objective):
+            outputs["loss_anchor_other"] = score(self.objective, text[anchors], text[others], cross, index[anchors], progress)
         return _mean_output(outputs)
 
     def param_groups(self, lr: float, weight_decay: float) -> list[ParamGroup]:

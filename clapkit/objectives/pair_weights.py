@@ -8,7 +8,8 @@ writes. So all batches of a step are judged alike, however many there are, and a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,9 @@ class WeightedPairs(nn.Module, ABC):
     Args:
         wrapped: the loss; None for ``infonce``.
 
+    Attributes:
+        judges: whether pairs are weighed and remembered; see ``without_judgement``.
+
     Raises:
         ConfigError: if it takes no weights.
     """
@@ -51,6 +55,7 @@ class WeightedPairs(nn.Module, ABC):
         expected = ", ".join(WEIGHABLE_NAMES)
         require(isinstance(wrapped, WEIGHABLE), f"wrapped={found}: takes no weights of pairs; expected one of {expected}")
         self.wrapped = wrapped
+        self.judges = True
         self._noted: list[Any] = []
 
     @abstractmethod
@@ -74,6 +79,9 @@ class WeightedPairs(nn.Module, ABC):
             ShapeError: as the loss, or if the shapes differ or B < 2.
         """
         check_batch(audio, text, positives, index)
+        if not self.judges:
+            unweighed: LossOutput = self.wrapped(audio, text, positives, index, progress)
+            return unweighed
         with torch.no_grad(), full_precision(audio.detach(), text.detach()) as (audio_seen, text_seen):
             weights, scalars, noted = self.weigh(audio_seen, text_seen, positives, index, progress)
         self._noted.append(noted)
@@ -100,6 +108,23 @@ class WeightedPairs(nn.Module, ABC):
         if noted:
             self.remember(noted)
         self.wrapped.after_step()  # type: ignore[operator]
+
+
+@contextmanager
+def without_judgement(objective: nn.Module) -> Iterator[None]:
+    """Calls with pairs that are no sound and its caption: what is remembered of those neither weighs them nor learns of them.
+
+    Args:
+        objective: any, with whatever it is made of.
+    """
+    judges = [module for module in objective.modules() if isinstance(module, WeightedPairs)]
+    for module in judges:
+        module.judges = False
+    try:
+        yield
+    finally:
+        for module in judges:
+            module.judges = True
 
 
 @torch.no_grad()

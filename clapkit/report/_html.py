@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,6 +14,8 @@ POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-
 MISSING = "–"
 # What a tooltip shows of a text that was cut.
 _TITLE_CHARACTERS = 600
+# A part of a name with the mark behind it, or with the ellipsis that stands for what was cut.
+_JOINED = re.compile(r"[^-_/=+…]*[-_/=+…]+|[^-_/=+…]+")
 # Characters that turn the direction of what follows: with them a name can be made to look like another.
 _DIRECTIONS = ("LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
@@ -52,7 +55,7 @@ figcaption { margin-top: .4rem; }
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
   .wide { overflow: visible; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, h2 + p, h3 + p { break-after: avoid; }
   figure, tr { break-inside: avoid; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 }
@@ -78,7 +81,7 @@ def document(title: str, *, header: str, sections: Sequence[tuple[str, str, str]
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{escape(title)}</h1>\n{header}<nav>{links}</nav>\n</header>\n"
+        f"<header>\n<h1>{breakable(title)}</h1>\n{header}<nav>{links}</nav>\n</header>\n"
         f"<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -130,7 +133,12 @@ def _is_harmful(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in _DIRECTIONS
 
 
-def outside(text: str, *, limit: int, keep_end: bool = False) -> str:
+def breakable(text: str) -> str:
+    """Plain text as HTML that may be broken behind the marks which join the words of a name, so that words stay whole."""
+    return "<wbr>".join(escape(part) for part in _JOINED.findall(text))
+
+
+def outside(text: str, *, limit: int, keep_end: bool = False, is_name: bool = False) -> str:
     """Text that somebody else wrote, as HTML that can neither act nor break the layout.
 
     On one line, isolated from its surroundings where it is written from right to left, and cut; where it was cut, pointing at
@@ -140,11 +148,12 @@ def outside(text: str, *, limit: int, keep_end: bool = False) -> str:
         text: anything.
         limit: characters to show, > 2.
         keep_end: cut in the middle, because the end of a path tells more than its beginning.
+        is_name: whether it is made of words joined by ``_``, ``-`` and the like, see ``breakable``.
     """
-    line = one_line(text)
+    line, write = one_line(text), breakable if is_name else escape
     if len(line) <= limit:
-        return f"<bdi>{escape(line)}</bdi>"
+        return f"<bdi>{write(line)}</bdi>"
     head = limit // 3 if keep_end else limit - 1
     shown = f"{line[:head]}…{line[len(line) - (limit - 1 - head) :]}"
     more = line if len(line) <= _TITLE_CHARACTERS else f"{line[: _TITLE_CHARACTERS - 1]}…"
-    return f'<bdi title="{escape(more)}">{escape(shown)}</bdi>'
+    return f'<bdi title="{escape(more)}">{write(shown)}</bdi>'

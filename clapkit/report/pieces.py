@@ -62,12 +62,14 @@ article .words { font-size: 1rem; margin-top: .8rem; }
   th, td { padding: .3rem .5rem; }
 }
 @media print {
-  audio, .nosound { display: none; }
+  article audio, .nosound { display: none; }
   .wide { font-size: 8pt; }
   table { font-size: 7.5pt; }
   th, td { padding: .2rem .35rem; }
   .cards { grid-template-columns: repeat(4, 1fr); gap: .5rem; }
   article { font-size: 7.5pt; }
+  article .words { font-size: 9pt; }
+  td .soft, th .soft, td.number .soft, article .soft { font-size: .9em; }
   figure img { max-height: 20cm; width: auto; }
   thead { display: table-header-group; }
   summary { color: inherit; }
@@ -105,7 +107,7 @@ def swatch(number: int) -> str:
 
 def run_name(name: str, number: int) -> str:
     """A run with its colour."""
-    return swatch(number) + outside(name, limit=NAME_CHARACTERS, keep_end=True)
+    return swatch(number) + outside(name, limit=NAME_CHARACTERS, keep_end=True, is_name=True)
 
 
 def run_headings(names: Sequence[str], *, is_number: bool = True) -> list[str]:
@@ -128,9 +130,7 @@ def row(name: str, cells: Sequence[str], *, differs: bool = False) -> str:
 
 def metric_name(name: str) -> str:
     """A metric, which may be broken behind an underscore."""
-    shown = outside(name, limit=_METRIC_CHARACTERS)
-    # A name that was cut stands in an attribute, too, where there can be no tags.
-    return shown if len(name) > _METRIC_CHARACTERS else shown.replace("_", "_<wbr>")
+    return outside(name, limit=_METRIC_CHARACTERS, is_name=True)
 
 
 def value_cell(text: str | None) -> str:

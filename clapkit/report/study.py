@@ -40,12 +40,12 @@ def summary(comparison: Comparison | None, scales: Scales) -> str:
     ]
     if comparison is None or not judged:
         return ""
-    baseline = outside(comparison.get("baseline_method", ""), limit=NAME_CHARACTERS)
+    baseline = outside(comparison.get("baseline_method", ""), limit=NAME_CHARACTERS, is_name=True)
     real = [entry for entry in judged if entry[3] in _REAL]
     if not real:
         return f"no difference from {baseline} is shown in {_listed(comparison.get('headline', []))}"
     said = [
-        f"{outside(method['method'], limit=NAME_CHARACTERS)} is {verdict} than {baseline} in {escape(metric)}"
+        f"{outside(method['method'], limit=NAME_CHARACTERS, is_name=True)} is {verdict} than {baseline} in {escape(metric)}"
         f" ({_difference(method, place, metric, scales)})"
         for place, method, metric, verdict in real[:3]
     ]
@@ -81,7 +81,7 @@ def _leaderboard(comparison: Comparison, scales: Scales) -> str:
             cells.append(_leader_cell(method, place, metric, scales, is_first=is_first))
         mark = "⚠ " if method.get("marks") else ""
         base = ' <span class="soft">baseline</span>' if method["method"] == comparison.get("baseline_method") else ""
-        rows.append(row(f"{mark}{outside(method['method'], limit=NAME_CHARACTERS)}{base}", cells))
+        rows.append(row(f"{mark}{outside(method['method'], limit=NAME_CHARACTERS, is_name=True)}{base}", cells))
     heads = [heading("runs")] if len(methods) < len(comparison["rows"]) else []
     note = (
         "Percent; runs that differ only in their seed are one method: its mean ± the deviation of its seeds; below, the 95 % "
@@ -113,7 +113,7 @@ def _leader_cell(method: Mapping[str, Any], place: int, metric: str, scales: Sca
 def _claims(comparison: Comparison, scales: Scales) -> str:
     """What is claimed, in words, and the rule by which."""
     items = []
-    baseline = outside(comparison.get("baseline_method", ""), limit=NAME_CHARACTERS)
+    baseline = outside(comparison.get("baseline_method", ""), limit=NAME_CHARACTERS, is_name=True)
     for place, method in enumerate(comparison.get("methods", [])):
         for metric, found in method.get("verdicts", {}).items():
             verdict = found["verdict"]
@@ -122,7 +122,7 @@ def _claims(comparison: Comparison, scales: Scales) -> str:
             measured = ""
             if metric in method.get("tests", {}):
                 measured = f"{' by' if is_real else ', measured'} {_difference(method, place, metric, scales)}"
-            name = outside(method["method"], limit=NAME_CHARACTERS)
+            name = outside(method["method"], limit=NAME_CHARACTERS, is_name=True)
             reason = outside(found["reason"], limit=400)
             items.append(f"<li>{escape(metric)}: {name} against {baseline}: {text}{measured}; {reason}.</li>\n")
     if not items:
@@ -149,7 +149,7 @@ def _seeds(comparison: Comparison, scales: Scales) -> str:
             for key in ("deviation", "worst", "best", "test_error", "seed_error"):
                 text = MISSING if spread.get(key) is None else scales.number(metric, spread[key], (*at, key))
                 cells.append(f'<td class="number">{text}</td>')
-            rows.append(row(outside(method["method"], limit=NAME_CHARACTERS), cells))
+            rows.append(row(outside(method["method"], limit=NAME_CHARACTERS, is_name=True), cells))
     if not rows:
         return ""
     names = ("seeds", "mean", "deviation of seeds", "worst seed", "best seed", "error from clips", "error from seeds")

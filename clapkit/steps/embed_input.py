@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Literal
 
 from clapkit.config import EmbedConfig
 from clapkit.data.audio import AUDIO_SUFFIXES
+from clapkit.data.language_tags import normal_tag
 from clapkit.data.manifest import Manifest, fingerprint
 from clapkit.data.members import audio_sizes
 from clapkit.errors import ConfigError, ManifestError, RunDirError
@@ -22,6 +24,7 @@ from clapkit.types import Caption, Clip
 Modality = Literal["audio", "text", "both"]
 STDIN = "-"
 _SHOWN_ADDRESSES = 8
+_NO_TEXT = "the name is no UTF-8 text without zero bytes, expected a name that can be kept; rename it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,13 @@ class EmbedInput:
         manifest: clips with their audio or captions.
         has_audio: False for a text file of captions.
         source: the file or folder it came from, if there is one.
+        rejections: ``item`` and ``reason`` of every file that cannot be a clip.
     """
 
     manifest: Manifest
     has_audio: bool
     source: Path | None
+    rejections: tuple[dict[str, str], ...] = ()
 
 
 def is_foreign(config: EmbedConfig) -> bool:
@@ -76,8 +81,8 @@ def resolve_input(config: EmbedConfig, *, model: inputs.ModelSource, folder: Pat
     if given[0].endswith(".txt") and captions.is_file():
         if len(given) > 1:
             raise ConfigError(f"inputs {', '.join(given)}: a text file of captions stands alone; embed them one by one")
-        return EmbedInput(_caption_file(captions, config.lang or "en"), has_audio=False, source=captions)
-    return EmbedInput(_audio_files(given, folder=folder, runs_root=config.runs_root), has_audio=True, source=None)
+        return EmbedInput(_caption_file(captions, normal_tag(config.lang or "en")), has_audio=False, source=captions)
+    return _audio_files(given, folder=folder, runs_root=config.runs_root)
 
 
 def choose_modality(asked: Modality | None, given: EmbedInput) -> Modality:
@@ -137,29 +142,32 @@ def _caption_file(path: Path, language: str) -> Manifest:
     return Manifest(clips, root=path.parent, name=path.name, fingerprint=file_fingerprint(path))
 
 
-def _audio_files(addresses: Sequence[str], *, folder: Path, runs_root: Path) -> Manifest:
-    """A manifest of plain files; a file that comes twice is taken once, by the name that it comes with first."""
+def _audio_files(addresses: Sequence[str], *, folder: Path, runs_root: Path) -> EmbedInput:
+    """Plain files; one that comes twice is taken once, by the name that it comes with first."""
     names: dict[Path, str] = {}
+    rejected: dict[str, None] = {}
     for address in addresses:
         for name in _expand(address, folder=folder, runs_root=runs_root):
-            _expect_text(name)
-            names.setdefault((folder / name).absolute(), name.as_posix())
+            if _is_text(os.fspath(name)):
+                names.setdefault((folder / name).absolute(), name.as_posix())
+            else:
+                rejected[ascii(os.fspath(name))] = None
+    rejections = tuple({"item": item, "reason": f"{item}: {_NO_TEXT}"} for item in rejected)
+    if rejections and not names:
+        raise ManifestError(f"none of {len(rejections)} files can be embedded; the first reason: {rejections[0]['reason']}")
     if not names:
         if tuple(addresses) == (STDIN,):
             raise ManifestError("standard input: is empty, expected paths of audio files, one per line")
         endings = " ".join(sorted(AUDIO_SUFFIXES))
         raise ManifestError(f"{', '.join(addresses)}: no audio files; looked for names that end in {endings}")
     clips = tuple(Clip(id=name, audio=os.fspath(path)) for path, name in names.items())
-    return Manifest(clips, root=Path(), name=_title(addresses), fingerprint=_content_fingerprint(clips))
+    manifest = Manifest(clips, root=Path(), name=_title(addresses), fingerprint=_content_fingerprint(clips))
+    return EmbedInput(manifest, has_audio=True, source=None, rejections=rejections)
 
 
-def _expect_text(name: Path) -> None:
-    """Names become ids, which are kept as UTF-8."""
-    text = os.fspath(name)
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ManifestError(
-            f"{text!a}: the name is no UTF-8 text without zero bytes, expected a name that can be kept; rename it"
-        )
+def _is_text(name: str) -> bool:
+    """Whether a name can be an id; ids are kept as UTF-8."""
+    return "\0" not in name and not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _title(addresses: Sequence[str]) -> str:
@@ -179,6 +187,8 @@ def _content_fingerprint(clips: Sequence[Clip]) -> str:
 def _expand(address: str, *, folder: Path, runs_root: Path) -> Iterator[Path]:
     """The files that an address means, as they are to be called."""
     if address == STDIN:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # a name that is no text is refused like any other bad file
         yield from (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
         return
     path = folder / address

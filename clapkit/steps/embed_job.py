@@ -209,7 +209,7 @@ def write_tables(
     policy = audio_policy(model, job.config)
     settings = _settings(job)
     written: list[Written] = []
-    audio = AudioSummary()
+    audio, num_clips = AudioSummary(), len(manifest)
     if job.modality in ("audio", "both"):
         known = known_vectors(
             folder, fingerprint=job.source.fingerprint, policy=policy, cache=job.config.cache, earlier=earlier.audio
@@ -227,6 +227,9 @@ def write_tables(
                 changes=changes,
             )
             written.append(writer.finish())
+        rejections = _of_input(job, shard)
+        audio.rejections[:0] = rejections
+        num_clips += len(rejections)
     if job.modality in ("text", "both") and any(clip.captions for clip in manifest):
         scope = policy_scope(job.source.fingerprint, {"modality": "text", "precision": job.config.precision})
         with _writer("text", job, model, folder, generation) as writer, open_progress(folder, scope=scope) as progress:
@@ -252,7 +255,12 @@ def write_tables(
         audio_policy=policy,
         data=_data(job, manifest, shard),
     )
-    return Tables(written, info, audio, num_clips=len(manifest))
+    return Tables(written, info, audio, num_clips=num_clips)
+
+
+def _of_input(job: Job, shard: Shard | None) -> tuple[dict[str, str], ...]:
+    """Files that cannot be clips; of several parts the first one lists them."""
+    return job.given.rejections if shard is None or shard.number == 0 else ()
 
 
 def _settings(job: Job) -> Settings:
@@ -278,7 +286,7 @@ def _data(job: Job, manifest: Manifest, shard: Shard | None) -> dict[str, Any]:
         "name": manifest.name,
         "fingerprint": manifest.fingerprint,
         "split": config.split,
-        "num_clips": len(job.given.manifest),
+        "num_clips": len(job.given.manifest) + len(job.given.rejections),
         # What an update needs to find the same input again.
         "inputs": list(config.inputs),
         "folder": os.fspath(job.folder.absolute()),

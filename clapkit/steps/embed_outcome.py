@@ -78,7 +78,10 @@ def _write_rejections(run_dir: RunDir, tables: Tables, reporter: Reporter) -> No
     rejections = tables.audio.rejections
     run_dir.write_lines(run_dir.rejected_path, rejections)
     if rejections:
-        reporter.warn(f"{len(rejections)} of {tables.num_clips} clips could not be embedded, see {run_dir.rejected_path.name}")
+        reporter.warn(
+            f"{len(rejections)} of {tables.num_clips} clips could not be embedded, see {run_dir.rejected_path.name}, "
+            f"first: {rejections[0]['reason']}"
+        )
 
 
 def read_rejections(path: Path) -> list[dict[str, str]]:

@@ -15,6 +15,7 @@ from clapkit.config import PrepareConfig
 from clapkit.data import audit, file_table, splits
 from clapkit.data.copies import CopyPolicy, copy_name
 from clapkit.data.inspection import Inspection
+from clapkit.data.language_tags import with_normal_tags
 from clapkit.data.manifest import Manifest
 from clapkit.data.processes import num_cores
 from clapkit.errors import ClapkitError, ConfigError, ManifestError, RunDirError
@@ -24,6 +25,7 @@ from clapkit.run_dir import RunDir
 from clapkit.steps import prepare_choice as choice
 from clapkit.steps.inputs import FILES
 from clapkit.steps.inspection_journal import InspectionJournal
+from clapkit.steps.prepare_exclude import ExclusionList, exclude, read_list, record_lists, warn_of_emptied
 from clapkit.steps.prepare_export import check_export, export
 from clapkit.steps.prepare_findings import Pair, between, drop_findings, near_duplicates, read_checks
 from clapkit.steps.prepare_inspect import (
@@ -49,6 +51,7 @@ class _Choices:
     Attributes:
         languages: of captions to keep; None keeps all.
         templates: for captions from labels; None where nothing was said.
+        exclude: lists of clips that are left out.
         where: which clips to keep; None keeps all.
         drop: findings of the audit by which clips and captions are left out.
         copies: how decoded copies are made; None makes none.
@@ -58,6 +61,7 @@ class _Choices:
 
     languages: frozenset[str] | None
     templates: tuple[str, ...] | None
+    exclude: tuple[ExclusionList, ...]
     where: Where | None
     drop: frozenset[str]
     copies: CopyPolicy | None
@@ -97,9 +101,10 @@ def run(config: PrepareConfig, run_dir: RunDir, reporter: Reporter) -> dict[str,
         UnknownNameError: if there is no such recipe, option or check.
         ConfigError: if options contradict each other.
         ManifestError: if no clip is usable, any item is rejected under ``--strict``, or the data are too few to split.
-        RunDirError: if another run that is to be compared does not exist.
+        RunDirError: if another run that is to be compared does not exist, or a list of clips changed since the run was started.
     """
     chosen = _read_choices(config)
+    record_lists(chosen.exclude, run_dir)
     name, source = recognise(config.recipe, config.source, runs_root=config.runs_root)
     recipe: Recipe = registry.build("recipe", name, registry.parse_assignments(config.options))
     check_source(name, recipe, source, config.audio_dir)
@@ -143,8 +148,9 @@ def _prepare(
     items.keep(_relative(item, root) for item in _first(recipe.clips(request), config.limit))
     if not items.clips and not items.rejections:
         raise ManifestError(f"{source or name}: no clip found, expected at least one; name a folder or table with audio")
-    items.clips = _in_exported_order(items.clips, getattr(recipe, "exported_rows", {}))
+    items.clips = _in_exported_order(with_normal_tags(items.clips), getattr(recipe, "exported_rows", {}))
     listed = list(items.clips)
+    _exclude(items, chosen, reporter, is_limited=config.limit is not None)
     _choose_captions(items, chosen, reporter)
     found = inspect_clips(
         items.clips,
@@ -204,6 +210,7 @@ def _read_choices(config: PrepareConfig) -> _Choices:
     return _Choices(
         languages=choice.read_languages(config.languages),
         templates=choice.read_templates(config.template),
+        exclude=tuple(read_list(address) for address in config.exclude),
         where=choice.read_where(config.where),
         drop=read_checks(config.drop, config),
         copies=copy_policy(config),
@@ -232,6 +239,18 @@ def _in_exported_order(clips: list[Clip], rows: Mapping[str, int]) -> list[Clip]
     """Clips of an export in the order of the manifest that was exported; others as they come."""
     is_export = bool(clips) and all(clip.id in rows for clip in clips)
     return sorted(clips, key=lambda clip: rows[clip.id]) if is_export else clips
+
+
+def _exclude(items: _Items, chosen: _Choices, reporter: Reporter, *, is_limited: bool) -> None:
+    """Leave out the clips that are listed, before anything is decoded of them."""
+    before = items.clips
+    if not before:
+        return
+    known = dict.fromkeys([clip.id for clip in before] + [rejection.item for rejection in items.rejections])
+    for excluded in chosen.exclude:
+        items.keep(exclude(items.clips, excluded, known=known, reporter=reporter, is_limited=is_limited))
+    if chosen.exclude and items.clips:
+        warn_of_emptied(before, items.clips, reporter)
 
 
 def _choose_captions(items: _Items, chosen: _Choices, reporter: Reporter) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from clapkit.data.language_tags import normal_tag
 from clapkit.errors import ConfigError, ManifestError
 from clapkit.index.where import Where
 from clapkit.types import Caption, Clip, Rejection
@@ -46,7 +47,7 @@ def read_languages(text: str | None) -> frozenset[str] | None:
     """
     if text is None:
         return None
-    languages = frozenset(lang.strip() for lang in text.split(",") if lang.strip())
+    languages = frozenset(normal_tag(lang) for lang in text.split(",") if lang.strip())
     if not languages:
         raise ConfigError(f"--languages {text!r}: expected language tags separated by commas, for example en,fr")
     return languages

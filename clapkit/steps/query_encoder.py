@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clapkit.encoders.fingerprint import CONFIG
 from clapkit.errors import AudioError, EmbeddingError, ShapeError
+from clapkit.files import read_json
 from clapkit.index.table import EmbeddingTable, TableInfo
 from clapkit.steps import inputs, query_cache
 from clapkit.steps.queries import Part, unit_rows
@@ -85,18 +87,34 @@ class QueryEncoder:
         return None
 
     def _item(self, name: str) -> FloatArray:
-        """The mean of the vectors of an item, by its id or path, or the end of its path."""
+        """The vector of an item, by its id or path, or the end of its path; of several rows made one as ``_joined`` does."""
         if not self._tables:
             raise EmbeddingError(f"--like {name}: an engine does not give vectors back; pass the sound to --audio")
         for find, table in itertools.product((_rows_of, _rows_that_end_with), self._tables):
             rows = find(name, table)
             if rows:
-                mean = table.vectors[rows].astype(np.float64).mean(axis=0)
-                vector: FloatArray = unit_rows(mean[None], names=[name], origin="--like")[0]
+                joined = self._joined(table, rows)
+                vector: FloatArray = unit_rows(joined[None], names=[name], origin="--like")[0]
                 return vector
         raise EmbeddingError(
             f"--like {name}: no item of the table has this id or path; an id is what hits show, a sound outside goes to --audio"
         )
+
+    def _joined(self, table: EmbeddingTable, rows: Sequence[int]) -> FloatArray:
+        """The direction [D] of several rows: their mean, or of the windows of a sound what the model makes of them.
+
+        So an item is the same query as its file is for ``--audio``.
+        """
+        vectors: FloatArray = table.vectors[rows]  # [W, D]
+        are_windows = table.modality == "audio" and self._info.audio_policy.get("pool") == "none"
+        if len(rows) == 1 or not (are_windows and _fuses_windows(self._info.model_path)):
+            mean: FloatArray = vectors.astype(np.float64).mean(axis=0)
+            return mean
+        from clapkit.steps.encoding import own_fusion
+
+        fuse = own_fusion(self._load(), device=self._device)
+        assert fuse is not None, self._info.model_path
+        return fuse(unit_rows(vectors, origin="--like"))
 
     def _texts(self, texts: Sequence[str]) -> list[FloatArray]:
         """Words, as many as possible from the cache."""
@@ -149,7 +167,7 @@ class QueryEncoder:
         return self._light
 
     def _sounds(self, files: Sequence[str]) -> FloatArray:
-        """Sounds [Q, D], embedded as the table was made, with one vector for each file."""
+        """Sounds [Q, D], cut as the table was made, with one vector for each file, also where the table keeps windows."""
         from clapkit.data.audio import check
         from clapkit.data.manifest import Manifest
         from clapkit.steps.embedding import embed_clips
@@ -179,6 +197,15 @@ class QueryEncoder:
             self._on_device(self._device)
             self._model = inputs.load_model(Path(self._info.model_path), device=self._device)
         return self._model
+
+
+def _fuses_windows(model_path: str) -> bool:
+    """Whether a model makes one vector of windows by something else than their mean; looked up without torch."""
+    path = Path(model_path, CONFIG)
+    if not model_path or not path.is_file():
+        return False  # a single file, or nothing that we know
+    config = read_json(path)
+    return "clapkit_model" in config and config.get("fusion", "mean") != "mean"
 
 
 def _rows_of(name: str, table: EmbeddingTable) -> list[int]:

@@ -44,7 +44,8 @@ def row_features(
 
     ``tfidf`` counts the words of all captions of a clip; ``labels`` marks its labels; ``text`` and ``audio`` are what a tower
     gives before its projection head, averaged over the captions or windows of the clip. The head is left out because it is
-    new where a tower comes alone, and because it is trained to make both modalities alike.
+    new where a tower comes alone, and because it is trained to make both modalities alike. Long captions are cut or split as
+    the encoder does.
 
     Args:
         source: what the vectors are made of.
@@ -239,9 +240,7 @@ class _TowerOutputs:
 
     def encode_text(self, captions: Sequence[str], languages: Sequence[str] | None = None) -> Tensor:
         """B sentences to the output of the text tower [B, D], of any norm."""
-        tower = self._encoder.text_tower
-        features: Tensor = tower(captions) if languages is None else tower(captions, languages)
-        return features
+        return self._encoder.text_features(captions, languages)
 
 
 @contextmanager

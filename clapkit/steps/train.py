@@ -21,7 +21,6 @@ from clapkit.data.samplers import clips_per_batch
 from clapkit.encoders.adaptation import count_trainable
 from clapkit.encoders.clap import to_transformers
 from clapkit.encoders.dual import DualEncoder
-from clapkit.errors import ConfigError
 from clapkit.objectives.contract import needs_of
 from clapkit.run_dir import RunDir
 from clapkit.steps.row_features import FloatArray, keep_clusters
@@ -30,7 +29,7 @@ from clapkit.steps.train_data import keep_lineage, known_of_rows, record_weights
 from clapkit.steps.train_drift import drift_diagnostics
 from clapkit.steps.train_encoder import build_encoder, prepare_for_device
 from clapkit.steps.train_log import event_log, forget_after, plot_run
-from clapkit.steps.train_objective import build_objective, logit_scale, start_from_scale, teacher_of
+from clapkit.steps.train_objective import build_objective, check_objective, logit_scale, start_from_scale, teacher_of
 from clapkit.steps.train_options import check, make_plan, plugin_options
 from clapkit.steps.train_processes import device_of, follow, lead, processes_here
 from clapkit.steps.train_suspects import write_suspects
@@ -53,6 +52,7 @@ def run(config: TrainConfig, run_dir: RunDir, reporter: Reporter) -> dict[str, A
         Interrupted: on SIGINT or SIGTERM, with the state saved.
     """
     check(config)
+    check_objective(config, plugin_options(config))
     processes = lead(config, run_dir)
     try:
         return _train(config, run_dir, reporter, processes)
@@ -128,7 +128,7 @@ def _train(config: TrainConfig, run_dir: RunDir, reporter: Reporter, processes: 
         "num_parameters": sum(p.numel() for p in encoder.parameters()),
         "num_trained": count_trainable(encoder),
         "num_processes": processes.size,
-        **_long_captions(encoder, processes),
+        **_long_captions(encoder, trainer),
         "train_s": progress.train_seconds,
         "wall_s": time.perf_counter() - started,
     }
@@ -179,17 +179,6 @@ def _trainer(
         features=features,
         captions_per_clip=captions_per_clip,
     ).to(setting.device)
-    needs = needs_of(objective)
-    if "features" in needs and (config.windows or 1) > 1:
-        raise ConfigError(
-            f"--windows {config.windows}: the loss looks at embeddings before they have unit norm, and those of several windows"
-            " are put together after; use --windows 1, or leave out -O rafa"
-        )
-    if config.diagnostics is not None and needs:
-        raise ConfigError(
-            f"--diagnostics: the loss also looks at {', '.join(sorted(needs))}, and drift is measured of losses that look at "
-            "the pairs only; leave --diagnostics out"
-        )
     groups = parameter_groups(encoder, lr=config.lr, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
     groups += objective.param_groups(config.lr, config.weight_decay)  # type: ignore[operator]
     synchronise_batch_norm(encoder, processes)
@@ -203,7 +192,7 @@ def _trainer(
         checkpoint_dir=setting.run_dir.checkpoint_dir,
         diagnostics=_diagnostics(config, objective, batches),
         processes=processes,
-        needs=needs,
+        needs=needs_of(objective),
         teacher=teacher_of(objective, encoder),
     )
     if processes.size > 1:
@@ -264,14 +253,11 @@ def _say_validation(record: Mapping[str, Any], plan: Plan, reporter: Reporter) -
         reporter.say(f"step {record['step']} of {plan.total_steps}: {shown}")
 
 
-def _long_captions(encoder: DualEncoder, processes: Processes) -> dict[str, Any]:
-    """How often captions were cut (and at how many tokens) and read in parts, by all processes together."""
-    counts = processes.gather_values((encoder.captions_cut, encoder.captions_split))
-    cut = [own for own, _ in counts if own is not None]
-    return {
-        "captions_cut": (sum(number for number, _ in cut), cut[0][1]) if cut else None,
-        "captions_split": sum(number for _, number in counts),
-    }
+def _long_captions(encoder: DualEncoder, trainer: Trainer) -> dict[str, Any]:
+    """How often training captions were cut (and at how many tokens) and read in parts, by all processes together."""
+    counts: dict[str, Any] = trainer.long_captions()
+    tower = encoder.captions_cut
+    return counts | {"captions_cut": None if tower is None else (counts["captions_cut"], tower[1])}
 
 
 def _say_what_was_cut(result: Mapping[str, Any], reporter: Reporter) -> None:

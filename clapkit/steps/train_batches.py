@@ -11,6 +11,7 @@ from clapkit.data.caption_languages import LanguageDraw
 from clapkit.data.caption_variants import CaptionVariants
 from clapkit.data.clusters import Clusters
 from clapkit.data.dataset import TrainingBatches, caption_groups
+from clapkit.data.language_tags import normal_tag
 from clapkit.data.manifest import Manifest
 from clapkit.data.mining import MinedBatches
 from clapkit.data.samplers import (
@@ -23,7 +24,7 @@ from clapkit.data.samplers import (
 )
 from clapkit.encoders.dual import DualEncoder
 from clapkit.steps.row_features import evaluation
-from clapkit.steps.train_options import numbers_of_variants
+from clapkit.steps.train_options import kinds_of_variants, numbers_of_variants
 from clapkit.training.diagnostics import embed
 from clapkit.training.distributed import Processes
 from clapkit.types import Reporter
@@ -121,6 +122,11 @@ def training_batches(
     return batches
 
 
+def anchor_language(config: TrainConfig) -> str:
+    """The language that ``--language-strategy anchor`` compares the others with."""
+    return normal_tag(config.anchor_language or DEFAULT_ANCHOR)
+
+
 def language_draw(config: TrainConfig, train_data: Manifest) -> LanguageDraw | None:
     """What draws captions by their languages; None where they are drawn whatever their language is.
 
@@ -130,14 +136,14 @@ def language_draw(config: TrainConfig, train_data: Manifest) -> LanguageDraw | N
     """
     if config.language_strategy is None:
         return None
-    return LanguageDraw(train_data.clips, config.language_strategy, anchor=config.anchor_language or DEFAULT_ANCHOR)
+    return LanguageDraw(train_data.clips, config.language_strategy, anchor=anchor_language(config))
 
 
 def _variant_draw(config: TrainConfig, train_data: Manifest, reporter: Reporter) -> CaptionVariants | None:
     num_false, num_true = numbers_of_variants(config)
     if num_false + num_true == 0:
         return None
-    kinds = None if config.variants is None else [kind.strip() for kind in config.variants.split(",") if kind.strip()]
+    kinds = kinds_of_variants(config)
     draw = CaptionVariants(train_data.clips, num_false=num_false, num_true=num_true, kinds=kinds)
     without, looked_at = draw.num_without(most=_MOST_LOOKED_AT) if num_false else (0, 0)
     if without:

@@ -1,15 +1,24 @@
-"""What the drift measurements of a run are made with: an InfoNCE to compare with, and fixed pairs of the training set."""
+"""What the drift measurements of a run are made with.
+
+An InfoNCE to compare with, fixed pairs of the training set, and the parts of the objective whose gradients are compared.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from clapkit.data.dataset import TrainingBatches
 from clapkit.metrics.geometry import PAIR_GEOMETRY
+from clapkit.objectives.contract import full_precision
 from clapkit.objectives.infonce import InfoNCE
+from clapkit.objectives.row_blocks import needs_blocks
+from clapkit.objectives.siglip import SigLIP
+from clapkit.objectives.similarity import cosine
 from clapkit.objectives.temperature import Temperature
 from clapkit.training.diagnostics import Diagnostics
+from clapkit.training.gradient_agreement import Part, PartAdded, Parts
+from clapkit.types import LossOutput
 
 BANK_PAIRS = 512
 PROBE_PAIRS = 64
@@ -38,6 +47,7 @@ def drift_diagnostics(objective: nn.Module, batches: TrainingBatches, *, batch_s
         bank=[batches.probe(part, captions_per_clip=each) for part in parts],
         geometry=PAIR_GEOMETRY,
         seed=seed,
+        parts=parts_of(objective),
     )
 
 
@@ -53,3 +63,42 @@ def reference_of(objective: nn.Module) -> InfoNCE:
             return module
     temperatures = [module for module in modules if isinstance(module, Temperature)]
     return InfoNCE(temperatures[0] if temperatures else Temperature(_TAU, "fixed"), "ignore")
+
+
+def parts_of(objective: nn.Module) -> Parts | None:
+    """The parts of an objective whose gradients are compared; they share modules with the objective.
+
+    The base is the InfoNCE or SigLIP that the objective is or wraps, with every pair counted alike. SigLIP asks every pair
+    once, it has no directions. An objective that holds neither of them has no parts.
+    """
+    base = next((module for module in objective.modules() if isinstance(module, InfoNCE | SigLIP)), None)
+    if base is None:
+        return None
+    return Parts(
+        base,
+        directions=(PartOfDirection(base, "t2a"), PartOfDirection(base, "a2t")) if isinstance(base, InfoNCE) else None,
+        added=None if objective is base else PartAdded(objective, base),
+    )
+
+
+class PartOfDirection(Part):
+    """One direction of InfoNCE, as a loss.
+
+    Args:
+        base: both directions.
+        name: ``t2a`` or ``a2t``.
+    """
+
+    def __init__(self, base: InfoNCE, name: str) -> None:
+        super().__init__()
+        self.base, self.name = base, name
+
+    def forward(self, audio: Tensor, text: Tensor, positives: Tensor, index: Tensor, progress: float) -> LossOutput:
+        """Score a batch; see ``clapkit.types.Objective``."""
+        with full_precision(audio, text) as (audio, text):
+            scale = self.base.temperature.scale(index, progress, dtype=text.dtype)
+            if needs_blocks(text):
+                _, terms = self.base.both_in_blocks(text, audio, positives, scale)
+            else:
+                _, terms = self.base.both_directions(cosine(text, audio), positives, scale)
+            return LossOutput(terms[self.name], {}, {})

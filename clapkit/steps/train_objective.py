@@ -5,24 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from clapkit import registry
 from clapkit.config import TrainConfig
 from clapkit.data.clusters import Clusters
+from clapkit.errors import ConfigError
 from clapkit.objectives.added import with_terms
 from clapkit.objectives.contract import needs_of
 from clapkit.objectives.languages import Anchored, PerLanguage
 from clapkit.objectives.temperature import Temperature
 from clapkit.objectives.window_fusion import FusedSimilarity
 from clapkit.steps.row_features import FloatArray
-from clapkit.steps.train_batches import DEFAULT_ANCHOR
-from clapkit.steps.train_options import contrasting_loss, contrasting_part, scheduled, wraps
+from clapkit.steps.train_batches import anchor_language
+from clapkit.steps.train_options import (
+    contrasting_loss,
+    contrasting_part,
+    make_plan,
+    needs_clusters,
+    needs_features,
+    scheduled,
+    wraps,
+)
 from clapkit.training.plan import Plan
 from clapkit.training.teacher import Teacher
 from clapkit.training.whole_batch import language_code
 from clapkit.types import Reporter
+
+_MANY_BATCHES = 10**6
+"""Of an epoch whose length is not known yet."""
 
 
 def build_objective(
@@ -85,8 +98,46 @@ def build_objective(
     if config.language_strategy == "all":
         return PerLanguage(objective)
     if config.language_strategy == "anchor":
-        return Anchored(objective, language_code(config.anchor_language or DEFAULT_ANCHOR))
+        return Anchored(objective, language_code(anchor_language(config)))
     return objective
+
+
+def check_objective(config: TrainConfig, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a loss that no data could make right, before data are read and towers are made.
+
+    Builds it once, with stand-ins for what only data can tell: as many training clips as a batch has pairs, an epoch of a
+    million batches, and the width of ``--embedding-dim``, whatever ``--init`` has.
+
+    Args:
+        config: of the run.
+        options: as for ``build_objective``.
+
+    Raises:
+        ConfigError: if an option is out of its range or does not fit the others.
+        UnknownNameError: if there is no such plug-in.
+    """
+    num_rows = max(2, config.batch_size)
+    objective = build_objective(
+        config,
+        options,
+        plan=make_plan(config, _MANY_BATCHES * config.accum_steps),
+        steps_per_epoch=1,
+        num_rows=num_rows,
+        embedding_dim=config.embedding_dim,
+        clusters=Clusters.of(np.arange(num_rows)) if needs_clusters(config) else None,
+        features=np.ones((num_rows, 1), dtype=np.float32) if needs_features(config) else None,
+    )
+    needs = needs_of(objective)
+    if "features" in needs and (config.windows or 1) > 1:
+        raise ConfigError(
+            f"--windows {config.windows}: the loss looks at embeddings before they have unit norm, and those of several windows"
+            " are put together after; use --windows 1, or leave out -O rafa"
+        )
+    if config.diagnostics is not None and needs:
+        raise ConfigError(
+            f"--diagnostics: the loss also looks at {', '.join(sorted(needs))}, and drift is measured of losses that look at "
+            "the pairs only; leave --diagnostics out"
+        )
 
 
 def _read_fusion(options: Mapping[str, str]) -> dict[str, float]:

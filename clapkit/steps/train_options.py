@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 
 from clapkit import registry
 from clapkit.config import TrainConfig
+from clapkit.data.caption_variants import check_kinds
+from clapkit.data.samplers import clips_per_batch
 from clapkit.errors import ConfigError, UnknownNameError
 from clapkit.objectives.added import read_additions
 from clapkit.objectives.window_fusion import FUSABLE_NAMES
@@ -25,6 +27,12 @@ SUPPLIED = {
 """Options of plug-ins that this step fills in; -O may not."""
 DEFAULT_FEATURES: Source = "tfidf"
 DEFAULT_FALSE_VARIANTS = 3
+MOST_VARIANTS = 1000
+"""Of a caption."""
+MOST_DIMENSIONS = 2**16
+"""Of an embedding."""
+MOST_PAIRS = 2**20
+"""Of a batch, so that a loss for it can be made before the data tell how many clips there are."""
 VARIANT_LOSSES = ("compa",)
 
 
@@ -63,6 +71,8 @@ def check(config: TrainConfig) -> None:
     for flag, value in positive.items():
         if value is not None and value <= 0:
             raise ConfigError(f"{flag} {value}: expected more than 0")
+    if config.embedding_dim > MOST_DIMENSIONS:
+        raise ConfigError(f"--embedding-dim {config.embedding_dim}: expected at most {MOST_DIMENSIONS}; pass fewer")
     not_negative = {
         "--weight-decay": config.weight_decay,
         "--clip-grad": config.clip_grad,
@@ -91,6 +101,7 @@ def check(config: TrainConfig) -> None:
     _check_hard_weight(config)
     _check_languages(config)
     _check_windows(config)
+    _check_batch(config)
 
 
 def _check_variants(config: TrainConfig) -> None:
@@ -102,6 +113,22 @@ def _check_variants(config: TrainConfig) -> None:
         raise ConfigError(f"--false-variants 0: --loss {config.loss} is about variants; pass 1 or more, or another --loss")
     elif numbers_of_variants(config)[0] == 0:
         _require_unset(config, ("variants",), "says of which kinds false variants are, and --false-variants 0 asks for none")
+    if sum(numbers_of_variants(config)) > MOST_VARIANTS:
+        false, true = numbers_of_variants(config)
+        raise ConfigError(
+            f"--false-variants {false}, --true-variants {true}: expected at most {MOST_VARIANTS} in all, each of which is a "
+            "sentence to encode; pass fewer"
+        )
+    check_kinds(kinds_of_variants(config) or ())
+
+
+def _check_batch(config: TrainConfig) -> None:
+    """Refuse a size of batches that clips cannot fill; only data know how many captions ``--language-strategy all`` takes."""
+    if config.batch_size > MOST_PAIRS:
+        raise ConfigError(f"--batch-size {config.batch_size}: expected at most {MOST_PAIRS} pairs; pass fewer")
+    if config.language_strategy != "all":
+        each = 2 if config.language_strategy == "anchor" else config.captions_per_clip
+        clips_per_batch(config.batch_size, each, num_clips=max(2, config.batch_size))
 
 
 def _check_hard_weight(config: TrainConfig) -> None:
@@ -292,6 +319,11 @@ def numbers_of_variants(config: TrainConfig) -> tuple[int, int]:
         return 0, 0
     false = DEFAULT_FALSE_VARIANTS if config.false_variants is None else config.false_variants
     return false, config.true_variants or 0
+
+
+def kinds_of_variants(config: TrainConfig) -> list[str] | None:
+    """The kinds of false variants that are asked for; None where nothing was said."""
+    return None if config.variants is None else [kind.strip() for kind in config.variants.split(",") if kind.strip()]
 
 
 def needs_clusters(config: TrainConfig) -> bool:

@@ -25,14 +25,12 @@ from torch.nn.functional import pad
 from clapkit.errors import ConfigError
 from clapkit.training import checkpoint
 from clapkit.training.grad_cache import call_encoder
+from clapkit.training.gradient_agreement import NEGLIGIBLE, Parts, gradient_agreement, gradients_of
 from clapkit.types import Batch
 
 Geometry = Callable[[Tensor, Tensor], float]
 Rehearse = Callable[[nn.Module], nn.Module]
-"""Takes the step at hand with an objective, on copies; gives the encoder that it would lead to."""
-
-NEGLIGIBLE = 1e-6
-"""Length (for forces, share of the gradient) below which the direction of a float32 embedding vector is rounding."""
+"""Takes the step at hand with an objective, on copies; gives the encoder that it would lead to, and in it its gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class Pairs:
 
 
 class Diagnostics:
-    """Measures drift and geometry of a run without changing it.
+    """Measures drift, geometry and agreement of gradients of a run without changing it.
 
     Args:
         reference: InfoNCE at the temperature of the run, with the interface of an objective. It may share its temperature
@@ -71,6 +69,7 @@ class Diagnostics:
         geometry: name -> function of the audio and text embeddings [N, D] of the bank, on the processor.
         num_draws: how often the bank is shuffled into random batches.
         seed: of the shuffles, which are the same at every measurement.
+        parts: of the objective, whose gradients are compared; None for none.
 
     Raises:
         ConfigError: if there is nothing to draw from, or no draw.
@@ -85,11 +84,12 @@ class Diagnostics:
         geometry: Mapping[str, Geometry],
         num_draws: int = 8,
         seed: int = 0,
+        parts: Parts | None = None,
     ) -> None:
         if not bank or num_draws < 1:
             raise ConfigError(f"diagnostics: {len(bank)} bank batches and num_draws={num_draws}; expected 1 or more of both")
         self.reference, self.probe, self.bank = reference, probe, bank
-        self.geometry, self.num_draws, self.seed = geometry, num_draws, seed
+        self.geometry, self.num_draws, self.seed, self.parts = geometry, num_draws, seed, parts
 
     def measure(
         self,
@@ -121,6 +121,11 @@ class Diagnostics:
         """
         started = time.perf_counter()
         generators = checkpoint.generator_state()
+
+        def take_step(loss: nn.Module) -> nn.Module:
+            checkpoint.restore_generators(generators)
+            return rehearse(loss)
+
         try:
             seen = copy.deepcopy(encoder).eval()
             bank = embed_bank(seen, self.bank, device)
@@ -134,17 +139,18 @@ class Diagnostics:
             for prefix, loss in (("", objective), ("infonce_", self.reference)):
                 checkpoint.restore_generators(generators)
                 numbers = self._forces(loss, pairs, bank, progress)
-                checkpoint.restore_generators(generators)
-                after = embed(rehearse(loss).eval(), self.probe, device)
-                numbers["step_cos"] = step_cosines(before, after)
+                stepped = take_step(loss)
+                known = {loss: gradients_of(stepped)}  # in the end those of the reference, which often is a part
+                numbers["step_cos"] = step_cosines(before, embed(stepped.eval(), self.probe, device))
                 values |= {prefix + name: number for name, number in numbers.items()}
+            del stepped
+            agreement = gradient_agreement(self.parts, batch.languages, take_step=take_step, known=known)
             values["infonce_force_cos_bank"] = pull_cosines(forces(copy.deepcopy(self.reference), bank, progress), bank)
         finally:
             checkpoint.restore_generators(generators)
-        record = summarize(values)
         audio, text = bank.audio.cpu(), bank.text.cpu()
-        record |= {name: float(function(audio, text)) for name, function in self.geometry.items()}
-        return record | {"drift_seconds": time.perf_counter() - started}
+        geometry = {name: float(function(audio, text)) for name, function in self.geometry.items()}
+        return summarize(values) | agreement | geometry | {"drift_seconds": time.perf_counter() - started}
 
     def _forces(self, objective: nn.Module, pairs: Pairs, bank: Pairs, progress: float) -> dict[str, Tensor]:
         """What the forces of one objective are like: name -> one value per row."""
@@ -213,17 +219,9 @@ def forces(objective: nn.Module, pairs: Pairs, progress: float) -> Tensor:
 
 
 def forces_in_batches(objective: nn.Module, bank: Pairs, order: Tensor, batch_size: int, progress: float) -> Tensor:
-    """The force on every text of the bank, each from the one random batch that it falls into.
+    """The force on every text of the bank, each from the one random batch that it falls into: float64 [N, D].
 
-    Args:
-        objective: sees batches of ``batch_size`` pairs, neither more nor fewer.
-        bank: N pairs.
-        order: a permutation of the rows [N], cut into batches from the front.
-        batch_size: B.
-        progress: of the run.
-
-    Returns:
-        float64 [N, D].
+    Batches of ``batch_size`` pairs, neither more nor fewer, are cut from the front of ``order``, a permutation of the rows [N].
 
     Raises:
         ConfigError: if N < B.

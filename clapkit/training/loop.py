@@ -26,6 +26,7 @@ from clapkit.training.arrivals import Arrivals
 from clapkit.training.diagnostics import Diagnostics
 from clapkit.training.distributed import OneProcess, Processes, seed_process
 from clapkit.training.grad_cache import Precision, encode
+from clapkit.training.long_captions import counted
 from clapkit.training.optimizer import learning_rate_factor, set_learning_rate
 from clapkit.training.plan import Plan as Plan
 from clapkit.training.plan import Progress as Progress
@@ -267,7 +268,8 @@ class Trainer:
     def _backward(self, batch: Batch) -> LossOutput:
         """Add the gradients of a batch to those of the step: its own share of them to the encoder, all to the objective."""
         form = {EMBEDDING_FORMS[need]: True for need in self.needs if need in EMBEDDING_FORMS}
-        own = encode(self.encoder, batch, precision=self._precision, chunk=self.plan.grad_cache_chunk, **form)
+        with counted(self.encoder, batch, self.progress):
+            own = encode(self.encoder, batch, precision=self._precision, chunk=self.plan.grad_cache_chunk, **form)
         whole = gather_batch(batch, own, processes=self.processes)  # C clips, B pairs
         audio, text, context = whole.pairs(are_features="features" in self.needs)  # [B, D] each
         told = {"context": self._taught(context, batch, whole)} if self.needs else {}
@@ -320,13 +322,19 @@ class Trainer:
     def save(self) -> None:
         """Write ``checkpoints/last``; of several processes all call this, and the first one writes."""
         generators = self.processes.gather_values(checkpoint.generator_state())
+        progress = asdict(self.progress) | self.long_captions()
         if self.processes.is_first:
-            self._write(generators)
+            self._write(generators, progress)
         self.processes.barrier()  # nobody leaves before the checkpoint is whole
 
-    def _write(self, generators: list[dict[str, Any]]) -> None:
+    def long_captions(self) -> dict[str, int]:
+        """``captions_cut`` and ``captions_split`` of all processes together, see ``Progress``; all processes call this."""
+        counts = self.processes.gather_values((self.progress.captions_cut, self.progress.captions_split))
+        return dict(zip(("captions_cut", "captions_split"), map(sum, zip(*counts, strict=True)), strict=True))
+
+    def _write(self, generators: list[dict[str, Any]], progress: dict[str, Any]) -> None:
         state = {
-            "progress": asdict(self.progress),
+            "progress": progress,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "generators": generators,
@@ -351,6 +359,8 @@ class Trainer:
         """
         state = checkpoint.load_checkpoint(folder, encoder=self.encoder, objective=self.objective)
         self.progress = Progress(**state["progress"])
+        if not self.processes.is_first:  # what all had counted goes on in one of them
+            self.progress.captions_cut = self.progress.captions_split = 0
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state.get("batches", {}))  # older checkpoints have none

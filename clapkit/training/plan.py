@@ -45,10 +45,16 @@ class Plan:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands; saved in every checkpoint."""
+    """Where a run stands; saved in every checkpoint.
+
+    ``captions_cut`` and ``captions_split`` say how often training captions were too long for the text tower, cut or read in
+    parts. They are those of this process, but for a checkpoint, which holds those of all.
+    """
 
     step: int = 0
     best_step: int | None = None
     best_metrics: dict[str, float] = field(default_factory=dict)
     validations_without_better: int = 0
     train_seconds: float = 0.0
+    captions_cut: int = 0
+    captions_split: int = 0

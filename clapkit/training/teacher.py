@@ -40,7 +40,7 @@ class Teacher:
     def embed(self, batch: Batch, *, precision: Precision, chunk: int | None = None) -> tuple[Tensor, Tensor]:
         """Embed the clips [C, D] and captions [B, D] of a batch; ``chunk`` rows at a time, None for all at once."""
         # Variants are the business of the encoder that learns from them.
-        bare = replace(batch, variants=[], variant_truth=None)
+        bare = replace(batch, variants=[], variant_truth=None, sentence_keys=None, true_keys=None)
         embedded = encode(self.encoder, bare, precision=precision, chunk=chunk)
         return embedded.audio, embedded.text
 

@@ -27,6 +27,8 @@ class WholeBatch:
         index: int64 [B].
         language: int64 [B], or None.
         variant_truth: int8 [B, V], or None.
+        sentence_keys: int64 [B, 1 + V], or None.
+        true_keys: int64 [B, K], or None.
         is_window: bool [C, W], or None.
     """
 
@@ -38,6 +40,8 @@ class WholeBatch:
     index: Tensor
     language: Tensor | None
     variant_truth: Tensor | None
+    sentence_keys: Tensor | None
+    true_keys: Tensor | None
     is_window: Tensor | None
 
     @property
@@ -52,7 +56,13 @@ class WholeBatch:
             are_features: whether the leaves are not of unit norm yet.
         """
         audio, text, variants = self.audio[self.audio_row], self.text, self.variants
-        context = Context(language=self.language, variants=variants, variant_truth=self.variant_truth)
+        context = Context(
+            language=self.language,
+            variants=variants,
+            variant_truth=self.variant_truth,
+            sentence_keys=self.sentence_keys,
+            true_keys=self.true_keys,
+        )
         if are_features:
             context = replace(context, audio_features=audio, text_features=text)
             audio, text = _unit_norm(audio), _unit_norm(text)
@@ -96,6 +106,8 @@ def gather_batch(batch: Batch, own: Encoding, *, processes: Processes) -> WholeB
         index=rows.index.to(device),
         language=None if rows.language is None else rows.language.to(device),
         variant_truth=None if rows.variant_truth is None else rows.variant_truth.to(device),
+        sentence_keys=None if rows.sentence_keys is None else rows.sentence_keys.to(device),
+        true_keys=None if rows.true_keys is None else rows.true_keys.to(device),
         is_window=is_window,
     )
 
@@ -110,16 +122,28 @@ class _Rows:
     clip_keys: Tensor
     language: Tensor | None
     variant_truth: Tensor | None
+    sentence_keys: Tensor | None
+    true_keys: Tensor | None
 
 
 def _all_rows(batch: Batch, *, processes: Processes) -> _Rows:
     """Those of all processes."""
     language = torch.tensor([language_code(tag) for tag in batch.languages]) if batch.languages else None
-    own = _Rows(batch.index, batch.audio_row, batch.text_keys, batch.clip_keys, language, batch.variant_truth)
+    own = _Rows(
+        batch.index,
+        batch.audio_row,
+        batch.text_keys,
+        batch.clip_keys,
+        language,
+        batch.variant_truth,
+        batch.sentence_keys,
+        batch.true_keys,
+    )
     if processes.size == 1:
         return own
-    widths = [batch.text_keys.shape[1], batch.clip_keys.shape[1]]
-    text_width, clip_width = processes.gather(torch.tensor([widths])).amax(dim=0).tolist()
+    true_width = 0 if own.true_keys is None else own.true_keys.shape[1]
+    widths = [batch.text_keys.shape[1], batch.clip_keys.shape[1], true_width]
+    text_width, clip_width, all_true_width = processes.gather(torch.tensor([widths])).amax(dim=0).tolist()
     columns = [
         own.index[:, None],
         own.audio_row[:, None] + processes.rank * len(batch.waveform),
@@ -127,8 +151,10 @@ def _all_rows(batch: Batch, *, processes: Processes) -> _Rows:
         pad(own.clip_keys, (0, clip_width - widths[1])),
         *([] if language is None else [language[:, None]]),
         *([] if own.variant_truth is None else [own.variant_truth.to(torch.int64)]),
+        *([] if own.sentence_keys is None else [own.sentence_keys]),
+        *([] if own.true_keys is None else [pad(own.true_keys, (0, all_true_width - true_width))]),
     ]
-    table = processes.gather(torch.cat(columns, dim=1))  # one exchange instead of six
+    table = processes.gather(torch.cat(columns, dim=1))  # one exchange instead of eight
     index, audio_row, text_keys, clip_keys, *rest = torch.split(table, [column.shape[1] for column in columns], dim=1)
     return _Rows(
         index.squeeze(1),
@@ -137,6 +163,8 @@ def _all_rows(batch: Batch, *, processes: Processes) -> _Rows:
         clip_keys,
         None if language is None else rest.pop(0).squeeze(1),
         None if own.variant_truth is None else rest.pop(0).to(torch.int8),
+        None if own.sentence_keys is None else rest.pop(0),
+        None if own.true_keys is None else rest.pop(0),
     )
 
 

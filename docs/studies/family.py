@@ -6,6 +6,7 @@ One of these, where RUN is a run of ``clapkit prepare`` and RUNS the folder of a
     python docs/studies/family.py half RUN OUT.jsonl --which a       # the clips of every second class
     python docs/studies/family.py long RUN OUT-FOLDER --train 600    # each clip somewhere in five minutes of noise
     python docs/studies/family.py choose RUNS NAME NAME              # which of two orders they take captions to say
+    python docs/studies/family.py nearest RUNS NAME NAME             # whose captions are nearest to a sound
     python docs/studies/family.py table RUNS noise                   # what the runs have measured, as Markdown
 """
 
@@ -34,6 +35,7 @@ from clapkit.types import Clip
 GALLERIES = ("test", "test-2", "test-3", "test-4")
 SAMPLE_RATE, NOISE_DBFS = 16000, -45
 LONG = ("short", "long-one", "long-mean", "long-attention", "long-softmax")
+NEAREST = ("right", "part", "alike", "composite")
 TEMPORAL = ("order_accuracy", "sentence_accuracy", "first_event_accuracy", "both_events")
 
 
@@ -115,6 +117,39 @@ def choose(root: Path, names: Sequence[str], *, device: str) -> None:
     pd.concat(tables).to_parquet(root / "choices.parquet")
 
 
+def nearest(root: Path, names: Sequence[str], *, device: str) -> None:
+    """What the nearest caption of a gallery says of a held-out mixture; writes ``nearest.parquet``.
+
+    It can be one of its own (``right``), that of one of its sounds alone (``part``), or that of a mixture of the same sounds
+    (``alike``). ``composite`` is how often it is its own where captions of single sounds are left out; of mixtures only.
+    """
+    manifest = Manifest.load(root / "prepare" / "mix" / "manifest.jsonl")
+    tables = []
+    for name in names:
+        model = clapkit.load(root / "train" / name, device=device)
+        method, seed = name.rsplit("-", 1)
+        for split in GALLERIES:
+            clips = [clip for clip in manifest.clips if clip.split == split]
+            audio = model.embed_audio([manifest.audio_path(clip) for clip in clips], batch_size=128)  # [N, D]
+            text = model.embed_text([caption.text for clip in clips for caption in clip.captions], batch_size=256)
+            owner = np.repeat(np.arange(len(clips)), [len(clip.captions) for clip in clips])
+            scores = audio @ text.T  # [N, M]
+            is_single = np.array([len(clip.labels) == 1 for clip in clips])
+            top = owner[scores.argmax(axis=1)]
+            top_of_mixtures = owner[np.where(is_single[owner], -np.inf, scores).argmax(axis=1)]
+            rows = np.arange(len(clips))
+            sounds = [set(clip.labels) for clip in clips]
+            columns = {
+                "id": [clip.id for clip in clips],
+                "right": top == rows,
+                "part": [sounds[other] < own for other, own in zip(top, sounds, strict=True)],
+                "alike": (top != rows) & [sounds[other] == own for other, own in zip(top, sounds, strict=True)],
+                "composite": np.where(is_single, np.nan, top_of_mixtures == rows),
+            }
+            tables.append(pd.DataFrame({"method": method, "seed": seed} | columns))
+    pd.concat(tables).to_parquet(root / "nearest.parquet")
+
+
 def retrieval(root: Path, prefix: str, splits: Sequence[str] = GALLERIES) -> pd.DataFrame:
     """One row per method, seed and clip of the galleries: R@1 both ways, a clip with several captions counting once."""
     table = pd.concat([pd.read_parquet(root / "eval" / f"{prefix}-{split}" / "per_query.parquet") for split in splits])
@@ -131,7 +166,7 @@ def by_method(clips: pd.DataFrame, columns: Sequence[str], *, strip: str = "") -
     for method, rows in clips.groupby("method", sort=False):
         cells = []
         for column in columns:
-            values = rows.groupby("id")[column].mean().to_numpy()
+            values = rows.groupby("id")[column].mean().dropna().to_numpy()
             low, high = interval(values)
             cells.append(f"{100 * values.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]")
         seeds = rows.groupby("seed")[columns[0]].mean()
@@ -196,8 +231,12 @@ def table(root: Path, part: str) -> Iterable[str]:
         for percent in (10, 20, 40):
             yield f"\n{percent} % wrong\n"
             yield from by_method(retrieval(root, f"noise-{percent}"), both, strip=f"noise-{percent}-")
+    elif part == "cleaning":
+        yield from by_method(retrieval(root, "cleaning"), both, strip="noise-20-")
     elif part == "order":
         yield from by_method(pd.read_parquet(root / "choices.parquet"), ("text", "audio"), strip="order-")
+        yield ""
+        yield from by_method(pd.read_parquet(root / "nearest.parquet"), NEAREST, strip="order-")
         yield ""
         yield from by_seed(root, ["order"], TEMPORAL)
         yield ""
@@ -215,7 +254,7 @@ def table(root: Path, part: str) -> Iterable[str]:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plant", "half", "long", "choose", "table"))
+    parser.add_argument("what", choices=("plant", "half", "long", "choose", "nearest", "table"))
     parser.add_argument("source", type=Path)
     parser.add_argument("out", nargs="+")
     parser.add_argument("--device", default="auto")
@@ -230,6 +269,9 @@ def main() -> None:
         return
     if arguments.what == "choose":
         choose(arguments.source, arguments.out, device=arguments.device)
+        return
+    if arguments.what == "nearest":
+        nearest(arguments.source, arguments.out, device=arguments.device)
         return
     out = Path(arguments.out[0])
     source = Manifest.load(arguments.source / "manifest.jsonl")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Wrong captions, order, forgetting, languages and long recordings: the five studies of docs/studies/family.md.
+# Wrong captions, cleaning, order, forgetting, languages and long recordings: the studies of docs/studies/family.md.
 #
 #     bash docs/studies/family.sh "noise order" ESC-10-FOLDER     # some parts, from recordings
-#     bash docs/studies/family.sh "noise order forgetting languages long"   # all, from sounds that are generated
+#     bash docs/studies/family.sh "noise cleaning order forgetting languages long"   # all, from sounds that are generated
 #
 # Start it again after an interruption: finished steps are skipped. Environment: CLAPKIT_RUNS (where runs go), JOBS (runs at
 # a time, one thread each), SEEDS, EPOCHS, CLIPS (mixtures in train), DEVICE, TOWER, LONG (long files in train), SECONDS_LONG.
@@ -13,7 +13,7 @@ export CLAPKIT_RUNS=${CLAPKIT_RUNS:-runs/family} OMP_NUM_THREADS=1
 export device=${DEVICE:-auto} tower=${TOWER:-light} epochs=${EPOCHS:-8} clips=${CLIPS:-6000} long=${LONG:-600} seconds=${SECONDS_LONG:-300}
 jobs=${JOBS:-2}
 seeds=${SEEDS:-0 1 2}
-parts=${1:?name the parts: noise order forgetting languages long}
+parts=${1:?name the parts: noise cleaning order forgetting languages long}
 esc10=${2:-}
 galleries="test test-2 test-3 test-4"
 
@@ -87,9 +87,25 @@ noise() {
   done | at_once
 }
 
+# Trains again without the clips at the head of suspects.csv, as many as were planted; after noise, as many steps.
+cleaning() {
+  local rate=20 seed split methods="infonce dbpm cleaned"
+  for seed in $seeds; do
+    clapkit prepare manifest "$CLAPKIT_RUNS/noisy-$rate.jsonl" --name "cleaned-$rate-$seed" --skip-existing --quiet \
+      --exclude "$CLAPKIT_RUNS/train/noise-$rate-dbpm-$seed/suspects.csv:$((clips * rate / 100))" > /dev/null
+  done
+  for seed in $seeds; do
+    echo "train noise-$rate-cleaned cleaned-$rate-$seed $seed --loss infonce --batch-size 96 --max-steps $((epochs * (clips / 96)))"
+  done | at_once
+  for split in $galleries; do
+    # shellcheck disable=SC2046
+    evaluate "cleaning-$split" "$split" retrieval $(runs_of "$methods" | sed "s/[^ ]* /noise-$rate-&/g") --data mix
+  done | at_once
+}
+
 order() {
   prepare_mix
-  local methods="infonce svr compa compa-order compa-parts compa-svr" method seed
+  local methods="infonce svr compa compa-order compa-parts compa-svr" method seed split what
   for seed in $seeds; do
     for method in $methods; do
       echo "train order-$method mix $seed $(flags_of "$method") --batch-size 96 --epochs $epochs"
@@ -103,8 +119,10 @@ order() {
       evaluate "order-$split" "$split" retrieval $(runs_of "$methods" | sed "s/[^ ]* /order-&/g") --data mix
     done
   } | at_once
-  # shellcheck disable=SC2046
-  python "$here/family.py" choose "$CLAPKIT_RUNS" $(runs_of "$methods" | sed "s/[^ ]* /order-&/g") --device "$device"
+  for what in choose nearest; do
+    # shellcheck disable=SC2046
+    python "$here/family.py" "$what" "$CLAPKIT_RUNS" $(runs_of "$methods" | sed "s/[^ ]* /order-&/g") --device "$device"
+  done
 }
 
 forgetting() {
@@ -176,8 +194,8 @@ long() {
 
 for part in $parts; do
   case $part in
-    noise | order | forgetting | languages | long) "$part" ;;
-    *) echo "no part $part; expected noise, order, forgetting, languages or long" >&2; exit 1 ;;
+    noise | cleaning | order | forgetting | languages | long) "$part" ;;
+    *) echo "no part $part; expected noise, cleaning, order, forgetting, languages or long" >&2; exit 1 ;;
   esac
   python "$here/family.py" table "$CLAPKIT_RUNS" "$part"
 done

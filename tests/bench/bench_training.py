@@ -38,6 +38,7 @@ from clapkit.data.samplers import RandomBatches
 from clapkit.encoders.adaptation import compile_towers
 from clapkit.encoders.dual import DualEncoder
 from clapkit.objectives import row_blocks
+from clapkit.objectives.contract import needs_of
 from clapkit.training.loop import Plan, Trainer
 from clapkit.training.optimizer import build_optimizer, parameter_groups
 from clapkit.types import Batch, Caption, Clip, SilentReporter
@@ -118,6 +119,7 @@ def make_trainer(
         plan=dataclasses.replace(PLAN, **plan),
         device=torch.device(device),
         checkpoint_dir=folder,
+        needs=needs_of(objective),
     )
 
 

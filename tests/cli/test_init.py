@@ -148,3 +148,16 @@ def test_other_failures_of_the_system_come_through(fake_step, clapkit_call):
     step = fake_step("embed")
     step.error = OSError(errno.EIO, "Input/output error")
     assert isinstance(clapkit_call("embed", "--name", "x").exception, OSError)
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "embed", "retrieve", "eval"])
+def test_an_argument_that_is_no_text_is_one_line_and_leaves_nothing(command, workplace, clapkit_call):
+    positional = () if command == "train" else (os.fsdecode(b"bad\xff.wav"),)
+    result = clapkit_call(command, *positional, "--run-dir", os.fsdecode(b"run\xff"))
+    assert result.exit_code == 1
+    first = "'run" if command == "train" else "'bad"
+    assert result.stderr == (
+        f"error: {first}\\udcff{'' if command == 'train' else '.wav'}': is no UTF-8 text, expected an argument that can be "
+        "recorded; rename the file, or name the folder that it lies in\n"
+    )
+    assert list(workplace.iterdir()) == []

@@ -189,3 +189,52 @@ def test_without_resume_an_unfinished_run_is_not_touched(sounds, clapkit_call, w
     result = clapkit_call("prepare", sounds, "--name", "x")
     assert result.exit_code == 1
     assert "already holds files" in result.stderr
+
+
+# Lists of clips that are left out ---------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_skipped_only_where_its_list_held_the_same(sounds, clapkit_call, workplace):
+    (workplace / "bad.txt").write_text("rain/1\n")
+    given = (sounds, "--exclude", "bad.txt", "--check", "header", "--skip-existing", "--json")
+    first = json.loads(clapkit_call("prepare", *given).stdout)
+    again = clapkit_call("prepare", *given)
+    assert "finished already, skipped" in again.stderr
+    assert json.loads(again.stdout) == first
+    (workplace / "bad.txt").write_text("rain/1\nrain/3\n")
+    changed = clapkit_call("prepare", *given)
+    assert "skipped" not in changed.stderr
+    assert (first["num_excluded"], json.loads(changed.stdout)["num_excluded"]) == (1, 2)
+    assert "finished already, skipped" in clapkit_call("prepare", *given).stderr
+    (workplace / "bad.txt").write_text("rain/1\n")
+    assert json.loads(clapkit_call("prepare", *given).stdout) == first
+
+
+def test_a_named_run_whose_list_changed_is_refused(sounds, clapkit_call, workplace):
+    (workplace / "bad.txt").write_text("rain/1\n")
+    given = (sounds, "--exclude", "bad.txt:1", "--check", "header", "--skip-existing", "--name", "x")
+    assert clapkit_call("prepare", *given).exit_code == 0
+    assert "finished already, skipped" in clapkit_call("prepare", *given).stderr
+    (workplace / "bad.txt").write_text("rain/3\n")
+    changed = clapkit_call("prepare", *given)
+    assert changed.exit_code == 1
+    assert changed.stderr == (
+        "error: runs/prepare/x: holds a finished run of another configuration "
+        "(differs in exclude: bad.txt:1 has changed since); "
+        "choose another --run-dir or --name, or pass --overwrite without --skip-existing\n"
+    )
+    other = clapkit_call("prepare", sounds, "--exclude", "bad.txt", "--check", "header", "--skip-existing", "--name", "x")
+    assert "holds a finished run of another configuration (differs in exclude)" in other.stderr
+
+
+def test_an_interrupted_run_does_not_go_on_with_another_list(sounds, clapkit_call, workplace, monkeypatch):
+    (workplace / "bad.txt").write_text("rain/1\n")
+    interrupt(monkeypatch, clapkit_call, sounds, "--name", "x", "--exclude", "bad.txt")
+    (workplace / "bad.txt").write_text("rain/3\n")
+    changed = clapkit_call("prepare", "--resume", "--name", "x")
+    assert (changed.exit_code, changed.stderr.count("\n")) == (1, 1)
+    assert "error: --exclude bad.txt: has changed since runs/prepare/x was started; restore it" in changed.stderr
+    (workplace / "bad.txt").write_text("rain/1\n")
+    result = clapkit_call("prepare", "--resume", "--name", "x", "--json")
+    assert "files looked at before: 11 of 11" in result.stderr
+    assert json.loads(result.stdout)["num_excluded"] == 1

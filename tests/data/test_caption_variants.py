@@ -130,7 +130,7 @@ def test_given_ones_belong_to_a_language_or_to_a_caption_if_they_say_so():
         hard_captions=[
             {"text": "Ein Hund schweigt.", "lang": "de"},
             {"text": "Kein Hund.", "caption": 2},
-            {"text": "Silence.", "lang": "en", "caption": 0},
+            {"text": "Silence.", "lang": "EN", "caption": 0},
         ],
     )
     draw = variants([one], kinds=["given"])
@@ -141,6 +141,29 @@ def test_given_ones_belong_to_a_language_or_to_a_caption_if_they_say_so():
 
 def test_a_given_one_that_is_true_is_left_out():
     assert drawn(variants([clip("A dog barks.", hard_captions=["a dog  BARKS"])], kinds=["given"]))[-1] == []
+
+
+def test_a_part_of_another_caption_is_no_false_variant():
+    texts = ["A man speaks.", "A woman speaks, then a dog barks."]
+    for given, expected in (("a woman  SPEAKS", []), ("A cat speaks.", ["A cat speaks."])):
+        draw = variants([clip(*texts, hard_captions=[given])], num_false=1, num_true=1, kinds=["given"])
+        for caption in (0, 1):
+            assert drawn(draw, caption=caption)[-1] == expected
+        assert draw.num_without() == (2 - 2 * len(expected), 2)
+
+
+def test_all_true_variants_of_a_clip_are_known_whatever_is_drawn():
+    german = Caption("Ein Hund bellt, dann regnet es.", "de")
+    corpus = [clip("A dog barks, then rain falls.", german, "Rain falls while a man speaks.", "A man speaks."), *CORPUS]
+    draw = variants(corpus, num_false=0, num_true=1)
+    assert draw.true_of(0) == ["A dog barks.", "Rain falls."]  # "A man speaks." is a caption
+    for row, one in enumerate(corpus):
+        found = {text for n in range(len(one.captions)) for seed in range(9) for text in drawn(draw, row, n, seed)[1]}
+        assert found == set(draw.true_of(row))
+
+
+def test_no_true_variants_are_known_where_none_are_asked_for():
+    assert variants(CORPUS).true_of(0) == []
 
 
 def test_rules_are_for_english_only():

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clapkit.data.dataset import TrainingBatches, caption_groups, identity_keys
+from clapkit.data.caption_variants import CaptionVariants
+from clapkit.data.dataset import KeyPolicy, TrainingBatches, caption_groups, identity_keys
 from clapkit.data.decoded import AudioCache, DecodedClips
 from clapkit.data.manifest import Manifest
 from clapkit.data.samplers import RandomBatches
@@ -344,6 +346,75 @@ def test_batches_know_which_pairs_are_no_negatives(tmp_path: Path) -> None:
     same = [i for i in range(4) if batch.captions[i] == "same"]
     expected[same[0], same[1]] = expected[same[1], same[0]] = True
     assert torch.equal(batch.positives(), expected)
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Manifest:
+    """Four clips, of which the second holds a part of the first, which is the third, and the last nothing of others."""
+    soundfile.write(tmp_path / "a.wav", np.arange(8000) / 8000, 8000, subtype="FLOAT")
+    texts = [
+        ["A dog barks, then rain falls."],
+        ["A man speaks.", "A man speaks while a dog barks."],
+        ["a dog  BARKS"],
+        ["A bell rings."],
+    ]
+    clips = [Clip(str(n), "a.wav", 1.0, 8000, 1, captions=tuple(map(Caption, texts[n]))) for n in range(4)]
+    return Manifest.write(tmp_path / "manifest.jsonl", clips, root=tmp_path, name="composed")
+
+
+def told(manifest: Manifest, *, num_true: int = 1, positives: KeyPolicy = "caption", **options: Any) -> TrainingBatches:
+    draw = CaptionVariants(manifest.clips, num_false=1, num_true=num_true)
+    sampler = RandomBatches(len(manifest), 4, seed=0)
+    return TrainingBatches(
+        manifest, SPEC, sampler=sampler, positives=positives, seed=0, workers=1, variant_draw=draw, **options
+    )
+
+
+@pytest.mark.parametrize("positives", ["caption", "label"])
+@pytest.mark.parametrize("part", [(0, 1), (0, 2), (1, 2)])
+def test_a_batch_knows_what_is_true_of_its_clips(composed: Manifest, positives: KeyPolicy, part: tuple[int, int]) -> None:
+    true = [
+        ["a dog barks, then rain falls", "a dog barks", "rain falls"],
+        ["a man speaks", "a man speaks while a dog barks", "a dog barks"],
+        ["a dog barks"],
+        ["a bell rings"],
+    ]
+    source = told(composed, positives=positives, part=part)
+    drawn: set[str] = set()
+    for epoch in range(8):
+        batch = next(source.epoch(epoch))
+        said = [[text, *batch.variants[2 * n : 2 * n + 2]] for n, text in enumerate(batch.captions)]
+        truth = torch.nn.functional.pad(batch.variant_truth, (1, 0), value=1)
+        assert batch.sentence_keys.shape == truth.shape == (4 // part[1], 3)
+        assert torch.equal(batch.sentence_keys != 0, truth == 1)  # what is false or missing has no key
+        for i, row in enumerate(batch.index.tolist()):
+            assert (batch.true_keys[i] != 0).sum() == len(true[row])
+            for j, place in np.argwhere(truth.numpy() == 1):
+                text = " ".join(said[j][place].lower().rstrip(".").split())
+                assert bool((batch.sentence_keys[j, place] == batch.true_keys[i]).any()) == (text in true[row])
+                drawn.add(text)
+    assert {"rain falls", "a dog barks"} & drawn
+
+
+def test_what_is_true_of_a_clip_is_told_only_where_somebody_could_look_at_it(composed: Manifest) -> None:
+    for source in (told(composed, num_true=0), told(composed, positives="clip"), batches(composed)):
+        batch = next(source.epoch(0))
+        assert batch.sentence_keys is None
+        assert batch.true_keys is None
+    probe = told(composed).probe([0, 1])
+    assert probe.variants == []
+    assert probe.sentence_keys is None
+    assert probe.true_keys is None
+
+
+def test_pairs_of_one_clip_have_the_same_true_sentences(composed: Manifest) -> None:
+    sampler = RandomBatches(4, 4, seed=0)
+    draw = CaptionVariants(composed.clips, num_false=0, num_true=2)
+    options = {"positives": "caption", "seed": 0, "workers": 1, "captions_per_clip": 2, "variant_draw": draw}
+    batch = next(TrainingBatches(composed, SPEC, sampler=sampler, **options).epoch(0))
+    assert batch.sentence_keys.shape == (8, 3)
+    assert batch.true_keys.shape == (8, 3)
+    assert torch.equal(batch.true_keys[0::2], batch.true_keys[1::2])
 
 
 def test_a_clip_without_caption_is_named(tmp_path: Path) -> None:

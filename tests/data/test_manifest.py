@@ -178,3 +178,14 @@ def test_a_file_without_proper_header_or_clips_is_refused(tmp_path: Path, conten
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nope.jsonl: cannot be read \(No such file"):
         Manifest.load(tmp_path / "nope.jsonl")
+
+
+def test_languages_are_read_in_one_spelling_and_the_fingerprint_is_that_of_the_file(tmp_path: Path) -> None:
+    clips = [
+        Clip("a", "a.wav", duration_s=1.0, captions=(Caption("Rain.", "EN"), Caption("Chuva.", "pt_br"))),
+        Clip("b", "b.wav", duration_s=1.0, captions=(Caption("Rain."),)),
+    ]
+    written = Manifest.write(tmp_path / "m.jsonl", clips, root=tmp_path, name="toy")
+    loaded = Manifest.load(tmp_path / "m.jsonl")
+    assert [caption.lang for clip in loaded for caption in clip.captions] == ["en", "pt-BR", "en"]
+    assert loaded.fingerprint == written.fingerprint  # runs of earlier versions know the data by it

@@ -124,12 +124,16 @@ def test_a_clip_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
 
 def test_the_file_is_closed_when_a_stream_is_given_up(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", noise(30 * RATE))
-    before = os.listdir("/proc/self/fd") if Path("/proc/self/fd").exists() else None
+    opened = Path("/proc/self/fd")
+
+    def is_open() -> bool:
+        return any(os.path.realpath(link) == os.path.realpath(path) for link in opened.iterdir())
+
     stream = stream_samples(path, sample_rate=6000)
     next(stream)
+    assert not opened.exists() or is_open()
     stream.close()
-    if before is not None:
-        assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert not opened.exists() or not is_open()
     path.unlink()
 
 
@@ -145,8 +149,8 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
         return most
 
     peak(1)  # whatever is imported on the way
-    # A minute at 8 kHz would be 1.9 MB of float32.
-    assert peak(240) < 1.1 * peak(30) < 2_000_000
+    # Four minutes at 8 kHz would be 7.7 MB of float32, eight times what half a minute is.
+    assert peak(240) < 2 * peak(30) < 4_000_000
 
 
 # Windows ----------------------------------------------------------------------------------------------------------------

@@ -238,6 +238,18 @@ def test_captions_cut_are_counted_where_the_tower_does(polyglot: DualEncoder, ti
     assert tiny_encoder.captions_cut is None
 
 
+def test_long_captions_can_be_told_without_embedding_them(polyglot: DualEncoder, tiny_encoder: DualEncoder) -> None:
+    # The second has more than 32 tokens, the third is a letter that has more: it is cut where others are split.
+    captions = ["a tone", "z " * 40, "\ufdfa"]
+    assert tiny_encoder.long_among(captions) == (2, 0)
+    tiny_encoder.long_captions = "split"
+    assert tiny_encoder.long_among(captions) == (1, 1)
+    assert (tiny_encoder.captions_cut, tiny_encoder.captions_split) == ((0, 32), 0)
+    tiny_encoder.encode_text(captions)
+    assert (tiny_encoder.captions_cut, tiny_encoder.captions_split) == ((1, 32), 1)
+    assert polyglot.long_among(captions) is None
+
+
 def test_notes_are_those_of_the_towers(polyglot: DualEncoder, tiny_encoder: DualEncoder) -> None:
     assert polyglot.notes == ["two tensors were left out"]
     assert tiny_encoder.notes == []

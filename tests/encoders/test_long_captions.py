@@ -125,6 +125,16 @@ def test_the_features_of_a_long_caption_point_where_its_embedding_does(make: Cal
     assert lengths.min() <= features[-1].norm() <= lengths.max()
 
 
+def test_the_tower_before_the_head_reads_pieces_too(make: Callable[..., DualEncoder]) -> None:
+    model = make("tiny")
+    pieces = split_captions([LONG], model.text_tower.count_tokens, max_tokens=32)
+    with torch.inference_mode():
+        found, parts = model.text_features([*SHORT, LONG]), model.text_tower(pieces.texts)
+        torch.testing.assert_close(found[:-1], model.text_tower(SHORT))
+    mean = (functional.normalize(parts, dim=1) * torch.tensor(pieces.tokens)[:, None]).sum(dim=0)
+    torch.testing.assert_close(functional.normalize(found[-1], dim=0), functional.normalize(mean, dim=0))
+
+
 def test_every_parameter_learns_from_a_long_caption(make: Callable[..., DualEncoder]) -> None:
     model = make("tiny").train()
     (model.encode_text([LONG, "a dog"]) * torch.arange(24.0).view(2, 12)).sum().backward()

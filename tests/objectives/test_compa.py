@@ -32,9 +32,11 @@ def batch(make_pairs):
     return audio, text, normalize(text[:, None] + 0.7 * noise, dim=2)
 
 
-def call(objective, audio, text, variants, truth=TRUTH, positives=EYE, index=None):
+def call(objective, audio, text, variants, truth=TRUTH, positives=EYE, index=None, keys=(None, None)):
+    """Score a batch; ``keys`` are those of the sentences and of what is true of the clips."""
     index = torch.arange(len(audio)) if index is None else index
-    return objective(audio, text, positives, index, 0.3, Context(variants=variants, variant_truth=truth))
+    told = {"variants": variants, "variant_truth": truth, "sentence_keys": keys[0], "true_keys": keys[1]}
+    return objective(audio, text, positives, index, 0.3, Context(**told))
 
 
 def gradients(objective, tensors, *rest, **options):
@@ -72,20 +74,40 @@ def test_stage_three_by_hand():
     assert "above_false" not in output.stats
 
 
-def by_loops(audio, text, variants, truth, positives, taus):
+def by_loops(audio, text, variants, truth, positives, taus, keys=None, targets="ignore"):
     """The modular loss of the paper with some false and some true variants, row by row; each has its temperature."""
     size, total = len(audio), 0.0
+
+    def is_true(i, place, j):
+        """Whether a sentence of row i, its caption at place 0, is no negative of clip j."""
+        if i == j or positives[i, j]:
+            return True
+        known = set() if keys is None else set(keys[1][j].tolist()) - {0}
+        return keys is not None and (int(keys[0][i, 0]) in known or int(keys[0][i, place]) in known)
+
+    def log_sum(wanted, further, rest):
+        """Further positives are candidates only where they are targets."""
+        return math.log(sum(math.exp(logit) for logit in [wanted, *rest, *(further if targets == "soft" else [])]))
+
+    def target(wanted, further):
+        return (wanted + sum(further)) / (1 + len(further)) if targets == "soft" else wanted
+
     for i, tau in enumerate(taus):
-        others = [j for j in range(size) if j == i or not positives[i, j]]
-        captions = [float(audio[i] @ text[j]) / tau for j in others]
-        extras = [float(audio[i] @ variants[i, v]) / tau for v in range(truth.shape[1]) if truth[i, v] != 0]
-        log_sum = math.log(sum(math.exp(logit) for logit in captions + extras))
-        true = [text[i]] + [variants[i, v] for v in range(truth.shape[1]) if truth[i, v] == 1]
-        towards_text = sum(log_sum - float(audio[i] @ sentence) / tau for sentence in true) / len(true)
+        others = [j for j in range(size) if j != i]
+        own = float(audio[i] @ text[i]) / tau
+        further = [float(audio[i] @ text[j]) / tau for j in others if is_true(j, 0, i)]
+        negatives = [float(audio[i] @ text[j]) / tau for j in others if not is_true(j, 0, i)]
+        variant_logits = [float(audio[i] @ variants[i, v]) / tau for v in range(truth.shape[1])]
+        extras = [logit for v, logit in enumerate(variant_logits) if truth[i, v] != 0]
+        wanted = [target(own, further)] + [logit for v, logit in enumerate(variant_logits) if truth[i, v] == 1]
+        towards_text = log_sum(own, further, negatives + extras) - sum(wanted) / len(wanted)
+        true = {0: text[i]} | {1 + v: variants[i, v] for v in range(truth.shape[1]) if truth[i, v] == 1}
         towards_audio = 0.0
-        for sentence in true:
-            log_clips = math.log(sum(math.exp(float(sentence @ audio[j]) / tau) for j in others))
-            towards_audio += (log_clips - float(sentence @ audio[i]) / tau) / len(true)
+        for place, sentence in true.items():
+            further = [float(sentence @ audio[j]) / tau for j in others if is_true(i, place, j)]
+            negatives = [float(sentence @ audio[j]) / tau for j in others if not is_true(i, place, j)]
+            own = float(sentence @ audio[i]) / tau
+            towards_audio += (log_sum(own, further, negatives) - target(own, further)) / len(true)
         total += (towards_text + towards_audio) / 2
     return total / size
 
@@ -96,6 +118,118 @@ def test_the_loss_is_that_of_a_loop_over_rows(batch, clones, tau):
     for positives in (EYE, clones):
         expected = by_loops(*batch, TRUTH, positives, [tau] * 6)
         assert call(objective, *batch, positives=positives).total.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.fixture
+def keys():
+    """Keys of the sentences [6, 4], a caption and its true variants, and of what is true of the clips [6, 5]; some shared.
+
+    Row 5 has the part of row 2; caption 0 is a part of row 4 that is not drawn; other parts are nobody else's.
+    """
+    sentences = torch.tensor(
+        [[10, 0, 0, 0], [11, 0, 0, 0], [12, 22, 0, 0], [13, 0, 23, 0], [14, 0, 0, -24], [15, 22, 0, 25]], dtype=torch.int64
+    )
+    true = torch.tensor(
+        [[10, 0, 0, 0, 0], [0, 11, 22, 0, 0], [12, 22, 0, 0, 0], [13, 23, 0, 99, 0], [14, -24, 10, 0, 0], [25, 15, 22, 25, 0]]
+    )
+    return sentences, true
+
+
+def test_a_part_that_is_true_of_the_other_clip_too_by_hand():
+    # As stage three above, and the part of clip 0 is one of clip 1 too, not drawn there: as an anchor it has nobody to be told
+    # from, ln(e^1) - 1 = 0. Everything else stays.
+    objective = compa.build(wrapped=infonce.build(temperature="fixed", tau=0.5))
+    eye = torch.eye(2, dtype=torch.float64)
+    variants = torch.tensor([[[0.5, math.sqrt(0.75)]], [[1.0, 0.0]]], dtype=torch.float64)
+    keys = torch.tensor([[5, 7], [6, 0]]), torch.tensor([[5, 7], [7, 6]])
+    output = call(objective, eye, eye, variants, torch.tensor([[1], [0]]), eye.bool(), keys=keys)
+    caption = math.log(1 + math.exp(-2))
+    towards_text = (math.log(math.exp(2) + 1 + math.e) - 1.5 + caption) / 2
+    towards_audio = ((caption + 0) / 2 + caption) / 2
+    assert output.total.item() == pytest.approx((towards_audio + towards_text) / 2, abs=1e-12)
+
+
+def test_a_caption_that_is_a_part_of_the_other_clip_by_hand():
+    # Now caption 1 is that very part. From clip 0 it is no candidate any more, ln(e^2 + e^1) for the logits 2 and 1, and as an
+    # anchor it is alone with its own clip, 0. Caption 0 says more than is known of clip 1 and stays its negative.
+    objective = compa.build(wrapped=infonce.build(temperature="fixed", tau=0.5))
+    eye = torch.eye(2, dtype=torch.float64)
+    variants = torch.tensor([[[0.5, math.sqrt(0.75)]], [[1.0, 0.0]]], dtype=torch.float64)
+    keys = torch.tensor([[5, 7], [7, 0]]), torch.tensor([[5, 7], [7, 0]])
+    output = call(objective, eye, eye, variants, torch.tensor([[1], [0]]), eye.bool(), keys=keys)
+    caption = math.log(1 + math.exp(-2))
+    towards_text = (math.log(math.exp(2) + math.e) - 1.5 + caption) / 2
+    towards_audio = ((caption + 0) / 2 + 0) / 2
+    assert output.total.item() == pytest.approx((towards_audio + towards_text) / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("targets", ["ignore", "soft"])
+def test_what_is_true_of_other_clips_is_that_of_a_loop_over_sentences_and_clips(batch, clones, keys, targets):
+    objective = compa.build(wrapped=infonce.build(temperature="fixed", tau=0.3, targets=targets))
+    draw = torch.Generator().manual_seed(4)
+    choices = [keys]
+    for _ in range(5):
+        sentences = torch.randint(-6, 7, (6, 4), generator=draw)  # 0, which is nobody's key, among them
+        choices.append((sentences, torch.randint(-6, 7, (6, 3), generator=draw)))
+    for some in choices:
+        for positives in (EYE, clones):
+            expected = by_loops(*batch, TRUTH, positives, [0.3] * 6, some, targets)
+            found = call(objective, *batch, positives=positives, keys=some).total.item()
+            assert found == pytest.approx(expected, rel=1e-12)
+            assert found != pytest.approx(by_loops(*batch, TRUTH, positives, [0.3] * 6, None, targets), rel=1e-6)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_keys_that_nobody_shares_change_nothing_bit_for_bit(batch, base, clones):
+    sentences = torch.arange(1, 25).view(6, 4)
+    true = torch.cat([sentences.flip(1), torch.zeros(6, 2, dtype=torch.int64)], dim=1)
+    nothing = torch.zeros(6, 4, dtype=torch.int64), torch.zeros(6, 0, dtype=torch.int64)
+    for keys in ((sentences, true), nothing, (sentences, None), (None, true)):
+        assert call(make(base), *batch, positives=clones, keys=keys) == call(make(base), *batch, positives=clones)
+        found = gradients(make(base), batch, positives=clones, keys=keys)
+        expected = gradients(make(base), batch, positives=clones)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_caption_that_is_true_of_another_clip_is_a_further_positive_of_the_wrapped_loss(batch, base, keys):
+    true_of = EYE.clone()
+    true_of[0, 4] = True  # the caption and the clip; caption 4 says more
+    only_false = TRUTH.clamp(max=0)
+    found = call(make(base), *batch, only_false, keys=keys)
+    assert found == call(make(base), *batch, only_false, positives=true_of)
+    assert found.total != call(make(base), *batch, only_false).total
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_sentence_that_is_true_of_another_clip_does_not_push_it_away(batch, base, keys):
+    def pulls(**options):
+        """How the gradient of each clip depends on caption 0 and on the part of row 2: whether it does, [6] each."""
+        leaves = [tensor.clone().requires_grad_() for tensor in batch]
+        (by_audio,) = torch.autograd.grad(call(make(base), *leaves, **options).total, leaves[0], create_graph=True)
+        crossed = [torch.autograd.grad(by_audio[clip].sum(), leaves[1:], retain_graph=True) for clip in range(6)]
+        return [bool(one[0][0].any()) for one in crossed], [bool(one[1][2, 0].any()) for one in crossed]
+
+    of_caption, of_part = pulls()
+    assert all(of_caption)
+    assert of_part == [base != "siglip" or clip == 2 for clip in range(6)]  # which asks of the part and its own clip only
+    of_caption, of_part = pulls(keys=keys)
+    assert of_caption == [True, True, True, True, False, True]
+    assert of_part == [clip == 2 or (base != "siglip" and clip not in (1, 5)) for clip in range(6)]
+
+
+@pytest.mark.parametrize("targets", ["soft", "ot"])
+def test_targets_are_shared_with_the_other_clips_that_a_part_is_true_of(batch, keys, targets):
+    objective = compa.build(wrapped=infonce.build(targets=targets))
+    truth = torch.zeros(6, 3, dtype=torch.int8)
+    truth[2, 0] = 1
+    audio, _, variants = batch
+    apart = [call(objective, *batch, truth, keys=(keys[0] * shown, keys[1])) for shown in (torch.tensor([0, 1, 0, 0]), 0)]
+    # Of the part of row 2, which counts 1/2 in 6 rows and one of two directions: its target goes to clips 1, 2 and 5.
+    logits = (variants[2, 0] @ audio.T) / 0.07
+    kept = 1.0 if targets == "soft" else 0.7
+    gained = kept * (logits[2] - logits[[1, 2, 5]].mean()) / 2 / 6 / 2
+    assert (apart[0].total - apart[1].total).item() == pytest.approx(gained.item(), rel=1e-6)
 
 
 def test_a_sigmoid_asks_each_variant_on_its_own(batch):
@@ -180,11 +314,11 @@ def test_the_order_of_variants_has_no_meaning(batch, base):
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_the_order_of_rows_has_no_meaning(batch, base, clones):
+def test_the_order_of_rows_has_no_meaning(batch, base, clones, keys):
     order = torch.tensor([3, 0, 5, 2, 1, 4])
-    expected = call(make(base), *batch, positives=clones).total
+    expected = call(make(base), *batch, positives=clones, keys=keys).total
     shuffled = [tensor[order] for tensor in (*batch, TRUTH)]
-    found = call(make(base), *shuffled, positives=clones[order][:, order], index=order)
+    found = call(make(base), *shuffled, positives=clones[order][:, order], index=order, keys=[some[order] for some in keys])
     torch.testing.assert_close(found.total, expected)
 
 
@@ -256,10 +390,11 @@ def test_a_variant_has_the_temperature_of_its_clip(batch, per_row, clones):
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_a_large_batch_is_scored_in_blocks_of_rows(batch, base, clones, monkeypatch):
-    whole = call(make(base), *batch, positives=clones), gradients(make(base), batch, positives=clones)
+def test_a_large_batch_is_scored_in_blocks_of_rows(batch, base, clones, keys, monkeypatch):
+    options = {"positives": clones, "keys": keys}
+    whole = call(make(base), *batch, **options), gradients(make(base), batch, **options)
     monkeypatch.setattr(row_blocks, "MOST_ROWS", 4)
-    blocks = call(make(base), *batch, positives=clones), gradients(make(base), batch, positives=clones)
+    blocks = call(make(base), *batch, **options), gradients(make(base), batch, **options)
     torch.testing.assert_close(blocks[0].total, whole[0].total)
     for found, expected in zip(blocks[1], whole[1], strict=True):
         torch.testing.assert_close(found, expected)
@@ -317,3 +452,13 @@ def test_shapes_that_do_not_fit_are_refused(batch):
         call(make(), audio, text, variants, TRUTH[:, :2])
     with pytest.raises(ShapeError, match=rf"variants is \[6, 3, 4\] and variant_truth \[6, 3\]; {expected}"):
         call(make(), audio, text, variants[:, :, :4])
+
+
+def test_keys_that_do_not_fit_are_refused(batch, keys):
+    expected = r"expected \[6, 4\] and \[6, K\]"
+    with pytest.raises(ShapeError, match=rf"sentence_keys is \[6, 3\] and true_keys \[6, 5\]; {expected}"):
+        call(make(), *batch, keys=(keys[0][:, :3], keys[1]))
+    with pytest.raises(ShapeError, match=rf"sentence_keys is \[6, 4\] and true_keys \[4, 5\]; {expected}"):
+        call(make(), *batch, keys=(keys[0], keys[1][:4]))
+    with pytest.raises(ShapeError, match=rf"sentence_keys is \[6, 4\] and true_keys \[6\]; {expected}"):
+        call(make(), *batch, keys=(keys[0], keys[1][:, 0]))

@@ -10,6 +10,7 @@ from clapkit.objectives import languages
 from clapkit.objectives.added import with_terms
 from clapkit.objectives.contract import needs_of, score
 from clapkit.objectives.languages import Anchored, PerLanguage, couples
+from clapkit.objectives.pair_weights import pair_losses, without_judgement
 from clapkit.objectives.temperature import Temperature
 from clapkit.training.whole_batch import language_code
 from clapkit.types import Context
@@ -241,8 +242,38 @@ def test_a_memory_of_rows_takes_up_all_that_a_step_has_shown(make):
     call(wrapped, make_batch([EN, DE]), progress=0.5)
     assert not objective.counted.any()
     wrapped.after_step()
-    times = 2 if isinstance(wrapped, PerLanguage) else 3
-    assert objective.counted.tolist() == [0.5 * times] * NUM_CLIPS
+    # Two languages, or the two sides of the triangle on which there is a sound.
+    assert objective.counted.tolist() == [1.0] * NUM_CLIPS
+
+
+@pytest.mark.parametrize("added", [[], ["alignment=1"]], ids=["bare", "with a term"])
+def test_cacl_neither_weighs_nor_remembers_pairs_of_captions(added):
+    audio, text, positives, index, language = make_batch([EN, DE])
+    objective = registry.build("loss", "dbpm", {"num_rows": NUM_CLIPS, "wrapped": infonce(), "warmup": 0.0})
+    objective.loss_sum.copy_(torch.tensor([9.0, 1, 1, 1, 1]))  # the first clip is faulty
+    objective.counted.fill_(1.0)
+    objective.below = objective.above = 1.0
+    wrapped = Anchored(with_terms(objective, added), EN)
+    output = call(wrapped, (audio, text, positives, index, language), progress=0.5)
+    assert output.stats["faulty_share"] == pytest.approx(1 / NUM_CLIPS)
+    anchors, others = text[0::2], text[1::2]
+    plain = symmetric_infonce(anchors, others, torch.eye(NUM_CLIPS, dtype=torch.bool), 0.5)
+    if not added:
+        assert output.stats["loss_anchor_other"] == pytest.approx(plain)
+        assert output.stats["mean_weight"] < 1
+    wrapped.after_step()
+    sounds, eye = audio[0::2], torch.eye(NUM_CLIPS, dtype=torch.bool)
+    seen = [pair_losses(sounds, captions, eye, 2.0) for captions in (anchors, others)]
+    torch.testing.assert_close(objective.last_loss, ((seen[0] + seen[1]) / 2).float())
+
+
+def test_pairs_are_judged_again_after_an_error():
+    objective = registry.build("loss", "dbpm", {"num_rows": NUM_CLIPS})
+    with pytest.raises(ShapeError), without_judgement(objective):
+        raise ShapeError("of the loss")
+    call(objective, make_batch([EN]))
+    objective.after_step()
+    assert objective.counted.all()
 
 
 def test_an_adaptive_radius_is_as_wide_as_the_clips_of_a_batch():

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from clapkit.report._html import document, flat, one_line, outside, picture_source, table, words
+from clapkit.report._html import breakable, document, flat, one_line, outside, picture_source, table, words
 
 
 def test_sections_without_content_are_left_out_and_the_others_are_linked() -> None:
@@ -75,3 +75,24 @@ def test_what_is_cut_out_of_a_tooltip_does_not_tear_an_entity() -> None:
     html = outside("<" * 5000, limit=10)
     assert html.count("&lt;") == 599 + 9
     assert html.replace("&lt;", "") == '<bdi title="…">…</bdi>'
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("svr_seed-0", ["svr_", "seed-", "0"]),
+        ("run…_warmup", ["run…_", "warmup"]),
+        ("a/b=1", ["a/", "b=", "1"]),
+        ("<a&b>_c", ["&lt;a&amp;b&gt;_", "c"]),
+        ("0.0005, plain", ["0.0005, plain"]),
+        ("__", ["__"]),
+        ("", []),
+    ],
+)
+def test_names_break_behind_what_joins_their_words(name: str, parts: list[str]) -> None:
+    assert breakable(name) == "<wbr>".join(parts)
+    assert outside(name, limit=20, is_name=True) == f"<bdi>{'<wbr>'.join(parts)}</bdi>"
+
+
+def test_a_name_that_was_cut_is_whole_in_its_attribute() -> None:
+    assert outside("a_b_c_d_e_f", limit=4, is_name=True) == '<bdi title="a_b_c_d_e_f">a_<wbr>b…</bdi>'

@@ -287,6 +287,13 @@ def test_long_names_are_cut(scales: Scales) -> None:
     assert "x" * 61 not in re.search(r"<h1>(.*?)</h1>", html)[1]  # type: ignore[index]
 
 
+def test_names_of_runs_break_between_their_words(scales: Scales) -> None:
+    page = make_page({"runs": [make_run("svr_seed-0"), make_run("b")]}, scales)
+    assert "<h1>Evaluation of svr_<wbr>seed-<wbr>0, b</h1>" in page
+    assert "<bdi>svr_<wbr>seed-<wbr>0</bdi>" in page
+    assert "<title>Evaluation of svr_seed-0, b</title>" in page
+
+
 def test_many_runs_are_counted_in_the_title(scales: Scales) -> None:
     assert "<h1>Evaluation of 5 runs</h1>" in make_page({"runs": [make_run("a")] * 5}, scales)
     assert "<h1>Evaluation of a, a</h1>" in make_page({"runs": [make_run("a")] * 2}, scales)

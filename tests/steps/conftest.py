@@ -3,9 +3,7 @@
 import copy
 import dataclasses
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +173,7 @@ def runs_root(tmp_path, make_run, corpus, model_folder):
     manifest = Manifest.write(prepare.manifest_path, corpus.clips, root=corpus.root, name="toy")
     prepare.finish({})
     train = make_run("train", "first", inputs=[(prepare.manifest_path, manifest.fingerprint)])
-    DualEncoder.load(model_folder).save(train.model_dir)
+    shutil.copytree(model_folder, train.model_dir, dirs_exist_ok=True)
     train.finish({})
     return tmp_path / "runs"
 
@@ -273,61 +271,3 @@ def write_melody():
         return path
 
     return write
-
-
-# Importing takes longer than the work: calls are forked from a process that has done it.
-SERVER = """
-import json, os, sys
-import clapkit.report.curves, clapkit.steps.embed, clapkit.steps.train
-from clapkit.cli import main
-for line in sys.stdin:
-    wanted = json.loads(line)
-    if "child" in wanted:
-        print(os.waitstatus_to_exitcode(os.waitpid(wanted["child"], 0)[1]), flush=True)
-        continue
-    child = os.fork()
-    if not child:
-        for number, path in enumerate(wanted["said"], start=1):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        os.environ.update(wanted["environment"])
-        os.chdir(wanted["folder"])
-        sys.argv = ["clapkit", *wanted["arguments"]]
-        main()
-    print(child, flush=True)
-"""
-
-
-class Processes:
-    """Calls ``clapkit`` in processes of their own."""
-
-    def __init__(self):
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", SERVER]
-        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def start(self, *arguments, folder, stdout, stderr, **environment):
-        """The number of a process that runs; stays its own until it is waited for."""
-        words = [str(argument) for argument in arguments]
-        said = [str(stdout), str(stderr)]
-        return self._ask(arguments=words, folder=str(folder), said=said, environment=environment)
-
-    def wait(self, child):
-        """The exit code, or the negative number of the signal."""
-        return self._ask(child=child)
-
-    def _ask(self, **wanted):
-        self._server.stdin.write(json.dumps(wanted) + "\n")
-        self._server.stdin.flush()
-        return int(self._server.stdout.readline())
-
-    def close(self):
-        """End the process that the calls are forked from."""
-        with self._server:  # closes its pipes, at which it ends
-            pass
-
-
-@pytest.fixture(scope="session")
-def processes():
-    forked = Processes()
-    yield forked
-    forked.close()

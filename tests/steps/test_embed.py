@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -183,6 +185,27 @@ def test_audio_is_the_default_for_data_without_captions(retag):
     silent = retag(lambda clip: {"captions": ()})
     given = embed_input.EmbedInput(silent, has_audio=True, source=None)
     assert embed_input.choose_modality(None, given) == "audio"
+
+
+def test_a_name_that_cannot_be_kept_is_listed_and_the_rest_embedded(run_embed, corpus, tmp_path, reporter):
+    folder = tmp_path / "sounds"
+    shutil.copytree(corpus.root, folder, ignore=shutil.ignore_patterns("manifest.jsonl"))
+    (folder / "dog.wav").rename(os.fsdecode(os.fsencode(folder) + b"/dog\xff.wav"))
+    run_dir, result = run_embed(folder)
+    assert (result["counts"], result["num_rejected"]) == ({"audio": 5}, 1)
+    item = ascii(f"{folder}/dog\udcff.wav")
+    reason = f"{item}: the name is no UTF-8 text without zero bytes, expected a name that can be kept; rename it"
+    assert json.loads(run_dir.rejected_path.read_text(encoding="utf-8")) == {"item": item, "reason": reason}
+    assert reporter.warned == [f"1 of 6 clips could not be embedded, see rejected.jsonl, first: {reason}"]
+
+
+def test_names_from_standard_input_that_cannot_be_kept_are_listed(run_embed, corpus, monkeypatch):
+    dog, rain = (os.fsencode(corpus.root / name) for name in ("dog.wav", "rain.wav"))
+    listing = io.TextIOWrapper(io.BytesIO(dog + b"\nx\xff.wav\nx\xff.wav\n" + rain + b"\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", listing)
+    run_dir, result = run_embed("-")
+    assert (result["counts"], result["num_rejected"]) == ({"audio": 2}, 1)
+    assert json.loads(run_dir.rejected_path.read_text())["item"] == r"'x\udcff.wav'"
 
 
 @pytest.mark.parametrize("name", ["a\udcff.wav", "a\0.wav"])

@@ -1,6 +1,7 @@
 """``embed --shard`` and ``embed --merge``: parts that are put together are the whole."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -79,6 +80,16 @@ def test_rejections_of_all_parts_are_listed(call, shards, corpus, tmp_path):
     merged, result = call(*shards(folder, count=2), merge=True, name="merged")
     assert result["num_rejected"] == 2
     assert [json.loads(line)["item"][-5:] for line in merged.rejected_path.read_text().splitlines()] == ["a.wav", "z.wav"]
+
+
+def test_a_name_that_cannot_be_kept_is_listed_by_one_part(call, shards, corpus, tmp_path, reporter):
+    folder = tmp_path / "sounds"
+    shutil.copytree(corpus.root, folder, ignore=shutil.ignore_patterns("manifest.jsonl"))
+    (folder / "dog.wav").rename(os.fsdecode(os.fsencode(folder) + b"/dog\xff.wav"))
+    merged, result = call(*shards(folder, count=2), merge=True, name="merged")
+    assert (result["counts"], result["num_rejected"]) == ({"audio": 5}, 1)
+    assert "dog" in json.loads(merged.rejected_path.read_text())["item"]
+    assert reporter.warned[-1].startswith("1 of 6 clips could not be embedded")
 
 
 def test_a_part_without_captions_has_no_text_table(call, shards, retag, runs_root):

@@ -1,8 +1,7 @@
-"""One embedding on two processes; tests/steps/test_train_processes.py starts some as a user does, and so do slow tests here."""
+"""One embedding on two processes that know of each other as torchrun tells them; slow tests start some as a user does."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,21 +30,17 @@ def place(tmp_path_factory, make_tones, model_folder):
 
 
 @pytest.fixture(scope="module")
-def embedded(place, processes):
+def embedded(place, processes, group_of):
     """The same embedding on one process, and on two that know of each other as torchrun tells them."""
     command = ["embed", "tones/manifest.jsonl", "--model", "model", *OPTIONS]
     alone = processes.start(*command, "--name", "alone", folder=place, stdout=place / "alone", stderr=place / "said")
     assert processes.wait(alone) == 0, (place / "said").read_text()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    children = []
-    for rank in ("0", "1"):
-        said = {"stdout": place / f"printed-{rank}", "stderr": place / f"said-{rank}"}
-        own = {"RANK": rank, "LOCAL_RANK": rank}
-        children.append(processes.start(*command, "--name", "together", "--json", folder=place, **said, **group, **own))
-    codes = [processes.wait(child) for child in children]
+    with group_of(2) as members:
+        children = []
+        for rank, member in enumerate(members):
+            said = {"stdout": place / f"printed-{rank}", "stderr": place / f"said-{rank}"}
+            children.append(processes.start(*command, "--name", "together", "--json", folder=place, **said, **member))
+        codes = [processes.wait(child) for child in children]
     printed, said = ("".join((place / f"{name}-{rank}").read_text() for rank in "01") for name in ("printed", "said"))
     assert codes == [0, 0], said
     return place / "runs/embed", subprocess.CompletedProcess(command, 0, printed, said)

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ LONG_AGO_NS = 1_000_000_000_000_000_000
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is far ahead, so that files that were just written count as old."""
-    monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() + 60_000_000_000)
+    monkeypatch.setattr(fingerprints, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + 60_000_000_000))
 
 
 @pytest.fixture
@@ -52,6 +53,15 @@ def of_transformers(folder: Path) -> Path:
     for name in ("one.safetensors", "two.safetensors", "tokenizer.json", "preprocessor_config.json"):
         (folder / name).write_text(name)
     return folder
+
+
+def wait_for_tick(folder: Path) -> None:
+    """Wait until the clock of the file system has gone on."""
+    probe = folder / "probe"
+    probe.touch()
+    first = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns == first:
+        probe.touch()
 
 
 def checkpoint(folder: Path) -> Path:
@@ -112,7 +122,7 @@ def test_a_file_of_the_same_size_and_another_time_is_read_again(model: Path, com
 def test_a_file_that_was_replaced_keeping_size_and_time_is_read_again(model: Path, tmp_path: Path) -> None:
     os.utime(model / WEIGHTS, ns=(LONG_AGO_NS, LONG_AGO_NS))
     before = known_fingerprint(model, tmp_path / "cache")
-    time.sleep(0.02)  # a tick of the clock of the file system
+    wait_for_tick(tmp_path)
     (model / WEIGHTS).write_bytes(b"WEIGHTS")
     os.utime(model / WEIGHTS, ns=(LONG_AGO_NS, LONG_AGO_NS))
     assert known_fingerprint(model, tmp_path / "cache") == model_fingerprint(model) != before
@@ -125,7 +135,7 @@ def test_a_file_that_was_replaced_keeping_size_and_time_is_read_again(model: Pat
 def test_every_file_of_a_folder_of_transformers_counts(tmp_path: Path, name: str) -> None:
     folder = of_transformers(tmp_path / "model")
     before = known_fingerprint(folder, tmp_path / "cache")
-    (folder / name).write_text("another content")
+    (folder / name).write_text("another content, longer than the first")  # the clock may not have ticked
     assert known_fingerprint(folder, tmp_path / "cache") == model_fingerprint(folder) != before
 
 
@@ -160,7 +170,11 @@ def test_all_files_that_a_fingerprint_reads_are_watched(
     assert len(read) >= 2
 
 
-def test_what_was_just_written_is_not_remembered(model: Path, computed: list[Path], tmp_path: Path) -> None:
+def test_what_was_just_written_is_not_remembered(
+    model: Path, computed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest_ns = max(path.stat().st_ctime_ns for path in model.iterdir())
+    monkeypatch.setattr(fingerprints, "time", SimpleNamespace(time_ns=lambda: newest_ns + 1_000_000_000))
     for _ in range(2):
         assert known_fingerprint(model, tmp_path / "cache") == model_fingerprint(model)
     assert len(computed) == 2

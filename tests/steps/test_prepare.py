@@ -365,6 +365,16 @@ def test_captions_in_other_languages_are_left_out(tmp_path: Path) -> None:
     assert [(row["item"], row["kind"]) for row in done.rejected] == [("1", "excluded")]
 
 
+def test_a_language_is_one_whatever_its_case(tmp_path: Path) -> None:
+    sound(tmp_path / "0.wav")
+    rows = ["audio,caption,lang,split", "Rain.,EN", "Rain falls.,en", "Chuva.,pt_br", "Regen.,de"]
+    (tmp_path / "t.csv").write_text("\n".join([rows[0], *(f"0.wav,{row},train" for row in rows[1:])]))
+    done = Run(tmp_path, recipe=str(tmp_path / "t.csv"), languages="En,pt-BR")
+    assert done.report["languages"] == {"en": 2, "pt-BR": 1}
+    assert [caption.lang for caption in done.manifest.clips[0].captions] == ["en", "en", "pt-BR"]
+    assert done.report["fingerprint"] == done.manifest.fingerprint
+
+
 def test_labels_become_captions_where_a_corpus_has_no_others_and_that_is_said(tmp_path: Path) -> None:
     done = Run(tmp_path, recipe=str(labelled(tmp_path)))
     assert spoken(done) == [["This is a sound of dog."], ["This is a sound of cat and dog."], ["This is a sound of cat."]]

@@ -29,6 +29,7 @@ def test_languages_that_nobody_speaks_are_an_error() -> None:
 def test_languages_are_tags_between_commas() -> None:
     assert choice.read_languages(None) is None
     assert choice.read_languages("en, fr,") == {"en", "fr"}
+    assert choice.read_languages("EN,pt_br") == {"en", "pt-BR"}
     with pytest.raises(ConfigError, match="--languages ' ,': expected language tags"):
         choice.read_languages(" ,")
 

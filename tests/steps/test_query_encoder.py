@@ -82,6 +82,41 @@ def test_an_item_of_several_windows_is_their_mean(make_encoder):
         make_encoder(opposite, width=2)([like("a")])
 
 
+@pytest.mark.parametrize("store", [np.float32, np.float16])
+def test_an_item_of_several_windows_is_the_query_that_its_sound_is(make_encoder, attentive, corpus, tmp_path, store):
+    """Where the model weighs windows, too; without a fusion of its own no model is loaded."""
+    attentive.save(tmp_path / "attentive")
+    file = str(corpus.root / "wind.wav")
+    clips = Manifest((Clip("x", file),), root=corpus.root, name="", fingerprint="")
+    cut = {"window_s": 0.5, "hop_s": 0.25}
+    windows = embed_clips(attentive, clips, reporter=SilentReporter(), pool="none", **cut)
+    columns = {"ids": ["x"] * len(windows.vectors), "paths": [file] * len(windows.vectors), "spans": windows.spans}
+    table = make_table(windows.vectors, **columns)
+    table.vectors = windows.vectors.astype(store)
+    encoder = make_encoder(table, folder=tmp_path / "attentive", policy={**cut, "pool": "none"})
+    item, sound = encoder([like("x"), Part("audio", file)]).values()
+    np.testing.assert_allclose(item, sound, atol=1e-6 if store is np.float32 else 4e-4)
+    pooled = embed_clips(attentive, clips, reporter=SilentReporter(), **cut).vectors[0]
+    np.testing.assert_array_equal(sound, pooled)
+    mean = windows.vectors.mean(axis=0)
+    assert np.abs(item - mean / np.linalg.norm(mean)).max() > 1e-3
+    assert item @ item == pytest.approx(1)
+
+
+def test_windows_of_a_model_without_a_fusion_need_no_model(make_encoder, no_torch):
+    table = make_table(np.eye(16)[:2], ids=["a", "a"], spans=[(0, 1), (1, 2)])
+    (vector,) = make_encoder(table, policy={"pool": "none"})([like("a")]).values()
+    np.testing.assert_allclose(vector[:2], [0.70710678, 0.70710678], atol=1e-7)
+
+
+@pytest.mark.parametrize(("modality", "pool"), [("text", "none"), ("audio", "mean")])
+def test_captions_and_pooled_clips_of_one_item_are_averaged(make_encoder, attentive, no_torch, tmp_path, modality, pool):
+    attentive.save(tmp_path / "attentive")
+    table = make_table(np.eye(16)[:2], modality=modality, ids=["a", "a"])
+    (vector,) = make_encoder(table, folder=tmp_path / "attentive", policy={"pool": pool})([like("a")]).values()
+    np.testing.assert_allclose(vector[:2], [0.70710678, 0.70710678], atol=1e-7)
+
+
 def test_items_without_a_path_are_found_by_id(make_encoder):
     table = make_table(np.eye(2), paths=[None, None])
     (vector,) = make_encoder(table, width=2)([like("1")]).values()

@@ -64,6 +64,21 @@ def test_text_features_are_the_mean_direction_of_what_the_tower_says_of_the_capt
     assert vectors.shape == (6, encoder.text_tower.embedding_dim)
 
 
+@pytest.mark.parametrize("long_captions", ["cut", "split"])
+def test_text_features_read_long_captions_as_the_model_does(retag, encoder, long_captions):
+    encoder.long_captions = long_captions
+    begin = " ".join(["dog and rain"] * 40)
+    ends = [begin, f"{begin}, then a bell"]
+    manifest = retag(lambda clip: {"captions": (Caption(ends[clip.id == "toy/bell"]),)})
+    vectors = features("text", manifest, encoder=encoder)
+    with torch.inference_mode():
+        outputs = torch.nn.functional.normalize(encoder.text_features(ends), dim=1).numpy()
+    rows = [int(clip.id == "toy/bell") for clip in manifest]
+    assert vectors == pytest.approx(outputs[rows], abs=1e-6)
+    # Where it is cut, nobody hears the bell.
+    assert np.allclose(outputs[0], outputs[1], atol=1e-6) == (long_captions == "cut")
+
+
 def test_audio_features_are_what_the_tower_says_before_the_projection_head(corpus, encoder):
     with torch.no_grad():  # a head that would give another answer
         encoder.audio_head.project.weight.zero_()

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -10,16 +11,17 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 from typer.testing import Result
 
 from clapkit.cli.console import Console
 from clapkit.config import TrainConfig, resolve
+from clapkit.data.manifest import Manifest
 from clapkit.encoders.dual import DualEncoder
 from clapkit.errors import CheckpointError, ConfigError, ManifestError, RunDirError, UnknownNameError
 from clapkit.run_dir import RunDir
 from clapkit.steps import train
-from clapkit.training.distributed import OneProcess
-from clapkit.types import SilentReporter
+from clapkit.types import Caption, SilentReporter
 
 TINY: dict[str, Any] = {
     "audio_encoder": "tiny",
@@ -251,12 +253,28 @@ def test_a_split_too_small_to_rank_is_refused(tone_corpus: Callable[..., Path], 
         start(tmp_path, tone_corpus(val=1))
 
 
-def test_long_captions_are_counted_by_all_processes_together(tiny_encoder: DualEncoder) -> None:
-    class Two(OneProcess):
-        def gather_values(self, value: Any) -> list[Any]:
-            return [value, ((3, 32), 2)]
+@pytest.mark.parametrize("long_captions", ["cut", "split"])
+def test_long_captions_are_counted_once_whatever_else_reads_them(
+    long_captions: str, tone_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = Manifest.load(manifest := tone_corpus(train=4, val=2, test=1))
+    long = " and a loud bell rings" * 20
+    clips = [
+        dataclasses.replace(clip, captions=tuple(Caption(caption.text + long) for caption in clip.captions))
+        for clip in data.clips
+    ]
+    Manifest.write(manifest, clips, root=data.root, name="long")  # those of the validation split among them
+    options: dict[str, Any] = {"loss": "compa", "true_variants": 1, "grad_cache_chunk": 3, "long_captions": long_captions}
+    _, result = start(tmp_path, manifest, max_steps=2, **options)
+    expected = (0, 8) if long_captions == "split" else (8, 0)  # 2 steps of 4 captions, all of them long
+    assert (result["captions_cut"], result["captions_split"]) == ((expected[0], 32), expected[1])
 
-    before = tiny_encoder.captions_cut
-    assert before is not None
-    counted = train._long_captions(tiny_encoder, Two())
-    assert counted == {"captions_cut": (before[0] + 3, 32), "captions_split": tiny_encoder.captions_split + 2}
+
+def test_long_captions_are_counted_by_all_processes_together(tiny_encoder: DualEncoder) -> None:
+    class Counting:
+        def long_captions(self) -> dict[str, int]:
+            return {"captions_cut": 3, "captions_split": 2}
+
+    assert train._long_captions(tiny_encoder, Counting()) == {"captions_cut": (3, 32), "captions_split": 2}
+    tiny_encoder.text_tower = nn.Linear(2, 2)
+    assert train._long_captions(tiny_encoder, Counting()) == {"captions_cut": None, "captions_split": 2}

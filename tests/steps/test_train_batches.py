@@ -7,7 +7,7 @@ import pytest
 from clapkit.config import TrainConfig, resolve
 from clapkit.data.manifest import Manifest
 from clapkit.errors import ConfigError
-from clapkit.steps.train_batches import embed_rows, language_draw, training_batches
+from clapkit.steps.train_batches import anchor_language, embed_rows, language_draw, training_batches
 from clapkit.training.distributed import OneProcess
 from clapkit.types import Caption, Clip
 
@@ -117,3 +117,5 @@ def test_the_anchor_is_english_unless_said_otherwise():
         1,
         0,
     ]
+    capital = resolve(TrainConfig, given | {"anchor_language": "DE"})
+    assert anchor_language(capital) == language_draw(capital, data)._anchor == "de"

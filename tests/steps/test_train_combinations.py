@@ -134,6 +134,8 @@ def cut_and_resumed(tmp_path: Path, manifest: Path, *, at_step: int = 7, **optio
     assert [record["loss"] for record in log_of(cut) if "loss" in record] == [
         record["loss"] for record in log_of(whole) if "loss" in record
     ]
+    of_whole, of_cut = (json.loads((run.path / "result.json").read_text()) for run in (whole, cut))
+    assert all(of_cut[name] == of_whole[name] for name in ("captions_cut", "captions_split"))
     return whole
 
 
@@ -350,6 +352,35 @@ def test_features_of_several_windows_are_refused(stories: Path, known: Path, tmp
     given = {"loss": "hycd", "init": str(known), "windows": 2, "options": ("rafa=0.5",)}
     with pytest.raises(ConfigError, match=r"--windows 2: .*before they have unit norm.*use --windows 1, or leave out -O rafa"):
         start(tmp_path, stories, "run", **given)
+
+
+# What no data could make right.
+REFUSED_AT_ONCE: list[tuple[dict[str, Any], str]] = [
+    ({"loss": "compa", "diagnostics": 2}, "--diagnostics: the loss also looks at variants"),
+    ({"language_strategy": "all", "diagnostics": 2}, "--diagnostics: the loss also looks at language"),
+    ({"windows": 2, "fusion": "softmax", "diagnostics": 2}, "--diagnostics: the loss also looks at windows"),
+    ({"language_strategy": "anchor", "loss": "compa"}, "language strategy anchor: the loss also looks at variants"),
+    ({"language_strategy": "anchor", "windows": 2, "fusion": "softmax"}, "anchor: the loss also looks at windows"),
+    ({"language_strategy": "all", "loss": "sogclr"}, "sogclr keeps one normaliser"),
+    ({"language_strategy": "anchor", "batch_size": 3}, "--batch-size 3: is no multiple of the 2 captions"),
+    ({"captions_per_clip": 4}, "--batch-size 4: a contrastive batch of 4 captions a clip needs negatives"),
+    ({"loss": "hycd", "init": "known", "windows": 2, "options": ("rafa=0.5",)}, "--windows 2: .* leave out -O rafa"),
+    ({"loss": "reweighted", "base": "svr"}, "base=svr: expected one of infonce, siglip"),
+    ({"loss": "siglip", "options": ("targets=ot",)}, "targets=ot: expected one of ignore, soft"),
+    ({"loss": "dbpm", "options": ("warmup=3",)}, "warmup=3.0: expected a share"),
+    ({"tau": 7.0}, "tau=7.0"),
+    ({"temperature": "mmts", "max_steps": 2}, "oscillations=5: a training of 2 steps"),
+    ({"loss": "cwcl", "options": ("kernel=round",)}, "kernel"),
+    ({"loss": "compa", "variants": "order,size"}, "unknown kind of variants 'size'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED_AT_ONCE, ids=str)
+def test_what_no_data_could_make_right_is_refused_before_any_is_read(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ClapkitError, match=message):
+        start(tmp_path, tmp_path / "not_looked_at.jsonl", "run", **options)
 
 
 def test_a_start_that_fails_late_leaves_no_clusters(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

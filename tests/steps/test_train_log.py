@@ -41,6 +41,7 @@ def test_a_log_is_read_up_to_a_line_that_a_kill_cut(run: RunDir) -> None:
     assert (run.plot_dir / "loss.png").is_file()
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_drift_and_geometry_have_their_figures(run: RunDir) -> None:
     drift = {"step": 2, "force_cos_local": 0.5, "infonce_force_cos_local": 0.4}
     for record in (drift, {"step": 2, "modality_gap": 0.3}, {"step": 2, "mean_rho": 0.2, "temperature": 0.07}):
@@ -48,6 +49,7 @@ def test_drift_and_geometry_have_their_figures(run: RunDir) -> None:
     plot_run(run)
     found = {path.stem for path in run.plot_dir.iterdir()}
     assert found == {"loss", "retrieval", "rho", "temperature", "drift", "geometry"}
+    assert all(path.stat().st_size for path in run.plot_dir.iterdir())
 
 
 def test_tensorboard_that_is_not_installed_is_named(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

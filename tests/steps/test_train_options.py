@@ -139,7 +139,18 @@ def test_kinds_of_variants_are_refused_where_no_false_ones_are_made() -> None:
         ({"false_variants": -1, "loss": "compa"}, "--false-variants -1: expected 0 or more"),
         ({"true_variants": -1, "loss": "compa"}, "--true-variants -1: expected 0 or more"),
         ({"windows": 0}, "--windows 0: expected more than 0"),
+        ({"embedding_dim": 2**16 + 1}, "--embedding-dim 65537: expected at most 65536; pass fewer"),
+        ({"batch_size": 2**20 + 1}, "--batch-size 1048577: expected at most 1048576 pairs; pass fewer"),
+        ({"batch_size": 10**21, "loss": "dbpm", "language_strategy": "all"}, "expected at most 1048576 pairs"),
         ({"false_variants": 2}, "--false-variants 2: belongs to --loss compa"),
+        (
+            {"loss": "compa", "false_variants": 10**11},
+            "--false-variants 100000000000, --true-variants 0: expected at most 1000",
+        ),
+        (
+            {"loss": "compa", "false_variants": 400, "true_variants": 601},
+            "400, --true-variants 601: expected at most 1000 in all",
+        ),
         ({"false_variants": 0}, "--false-variants 0: belongs to --loss compa"),
         ({"true_variants": 1, "loss": "svr"}, "--true-variants 1: belongs to --loss compa"),
         ({"variants": "order"}, "--variants order: belongs to --loss compa"),

@@ -251,7 +251,7 @@ def start_writer(path: Path, first: int, count: int) -> subprocess.Popen:
 def test_processes_fill_one_file_at_once(tmp_path):
     path = tmp_path / "cache.db"
     writers = [start_writer(path, first, 200) for first in (0, 150, 400)]  # the first two share some keys
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(timeout=600) for writer in writers] == [0, 0, 0]
     for writer in writers:
         writer.stdout.close()
     with VectorCache(path, scope="s") as cache:
@@ -265,7 +265,7 @@ def test_a_writer_that_is_killed_leaves_what_it_had_written(tmp_path):
     written = int([writer.stdout.readline() for _ in range(5)][-1])
     writer.send_signal(signal.SIGKILL)
     written = max([written, *map(int, writer.stdout.read().split())])
-    assert writer.wait(timeout=60) == -signal.SIGKILL
+    assert writer.wait(timeout=600) == -signal.SIGKILL
     writer.stdout.close()
     with VectorCache(path, scope="s") as cache:
         for number in range(written + 1):

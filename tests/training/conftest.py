@@ -6,8 +6,6 @@ import fcntl
 import importlib.util
 import os
 import shutil
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,48 +15,32 @@ from typing import Any
 import pytest
 import torch
 
-import clapkit
-
 WORKER = Path(__file__).with_name("worker.py")
 Seen = dict[str, list[dict[str, Any]]]
 """Scenario -> what each process saved."""
-
-
-def launch(size: int, folder: Path, *scenarios: str) -> Seen:
-    """Run scenarios of ``worker.py`` on several processes, as torchrun would start them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = os.environ | {
-        "PYTHONPATH": str(Path(clapkit.__file__).parent.parent),
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    command = [sys.executable, "-W", "error", str(WORKER), str(folder), *scenarios]
-    workers = [
-        subprocess.Popen(
-            command,
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    try:
-        output = [worker.communicate(timeout=120)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    failed = [text for worker, text in zip(workers, output, strict=True) if worker.returncode]
-    assert not failed, "\n".join(failed)
-    return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(size)] for name in scenarios}
+Launch = Callable[..., Seen]
 
 
 @pytest.fixture(scope="session")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def launch(processes: Any, group_of: Callable[[int], Any]) -> Launch:
+    """Runs scenarios of ``worker.py`` on several processes, as torchrun would start them."""
+
+    def run(size: int, folder: Path, *scenarios: str) -> Seen:
+        said = [folder / f"said-{rank}.txt" for rank in range(size)]
+        with group_of(size) as members:
+            children = [
+                processes.start(folder, *scenarios, program=WORKER, folder=folder, stdout="/dev/null", stderr=log, **member)
+                for log, member in zip(said, members, strict=True)
+            ]
+            codes = [processes.wait(child) for child in children]
+        assert not any(codes), (codes, "\n".join(log.read_text() for log in said))
+        return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(size)] for name in scenarios}
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory, launch: Launch) -> Seen:
     """What two processes saw in every scenario but that of a resumed run; started once, however many tests run at once."""
     names = ("exchange", "losses", "detached", "combined", "normalised", "together", "left_alone")
     base = tmp_path_factory.getbasetemp()
@@ -75,7 +57,9 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 @pytest.fixture(scope="session")
-def resumed_by(two_processes: Seen, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[str, Any]]]:
+def resumed_by(
+    two_processes: Seen, tmp_path_factory: pytest.TempPathFactory, launch: Launch
+) -> Callable[[int], list[dict[str, Any]]]:
     """What some other number of processes saw when it went on with the checkpoint of the two."""
 
     def resume(size: int) -> list[dict[str, Any]]:
@@ -93,7 +77,7 @@ def left_alone(two_processes: Seen) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def told_to_two(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def told_to_two(tmp_path_factory: pytest.TempPathFactory, launch: Launch) -> Seen:
     """What two processes saw of losses that are told more than the pairs."""
     return launch(2, tmp_path_factory.mktemp("told"), "told_together")
 

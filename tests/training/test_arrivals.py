@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_a_batch_that_was_looked_at_still_comes() -> None:
 
 def test_waiting_is_counted_and_training_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("clapkit.training.arrivals.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("clapkit.training.arrivals.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def slowly() -> Iterator[Batch]:
         for batch in epoch([]):

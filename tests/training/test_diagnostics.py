@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from torch.nn.functional import normalize
 
 from clapkit import registry
 from clapkit.errors import ConfigError
+from clapkit.steps.train_drift import parts_of
 from clapkit.training.diagnostics import (
     Diagnostics,
     Pairs,
@@ -107,6 +109,7 @@ def trainer(folder: Path, *, plan: Plan = PLAN, loss: str = "svr", on: bool = Tr
         geometry={"gap": lambda audio, text: float((audio.mean(dim=0) - text.mean(dim=0)).norm())},
         num_draws=3,
         seed=seed,
+        parts=parts_of(objective),
     )
     return Trainer(
         encoder,
@@ -185,6 +188,7 @@ def test_a_record_holds_every_number_with_its_reference_and_is_plain_json(tmp_pa
     records = [r for r in fit(trainer(tmp_path)) if "drift_seconds" in r]
     names = [f"{prefix}{name}{end}" for prefix in ("", "infonce_") for name in PER_ROW for end in ("", "_q10", "_q90")]
     names += [f"infonce_force_cos_bank{end}" for end in ("", "_q10", "_q90")]
+    names += ["grad_cos_directions", "grad_cos_added"]
     assert set(records[0]) == {*names, "gap", "drift_rows_left_out", "drift_seconds", "step"}
     for record in records:
         assert json.loads(json.dumps(record, allow_nan=False)) == record
@@ -231,6 +235,45 @@ def test_the_measured_step_is_the_step_that_is_taken(tmp_path: Path) -> None:
     has_moved = moved.norm(dim=1) > 1e-6
     expected = torch.cosine_similarity(moved, audio - text, dim=1)[has_moved].mean()
     assert record["step_cos"] == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_the_compared_gradients_are_those_of_the_step_that_is_taken(tmp_path: Path) -> None:
+    run = trainer(tmp_path, plan=replace(PLAN, total_steps=1, eval_every=1), radius="ratio", radius_init=0.2)
+    encoder, generator = copy.deepcopy(run.encoder).train(), torch.get_rng_state()
+    (record,) = drift_of(fit(run))
+    torch.set_rng_state(generator)
+    batch = next(Batches().epoch(0))
+    audio, text = encoder(batch.waveform, batch.num_samples, batch.captions)  # with the dropout of the step
+
+    def gradient(total: Tensor) -> Tensor:
+        return torch.cat([g.flatten() for g in torch.autograd.grad(total, list(encoder.parameters()), retain_graph=True)])
+
+    fresh = objective_of("svr", radius="ratio", radius_init=0.2)
+    args = (audio, text, batch.positives(), batch.index, 0.0)
+    base = gradient(fresh.base(*args).total)
+    added = gradient(fresh(*args).total) - base
+    assert record["grad_cos_added"] == pytest.approx(float(torch.cosine_similarity(base, added, dim=0)), abs=1e-5)
+    logits, own = text @ audio.T * fresh.base.temperature.scale(batch.index, 0.0), torch.arange(len(batch.index))
+    t2a, a2t = (gradient(nn.functional.cross_entropy(rows, own)) for rows in (logits, logits.T))
+    assert record["grad_cos_directions"] == pytest.approx(float(torch.cosine_similarity(t2a, a2t, dim=0)), abs=1e-5)
+
+
+def test_languages_of_a_batch_are_compared(tmp_path: Path) -> None:
+    class InTwoLanguages(Encoder):
+        def forward(self, waveform: Tensor, num_samples: Tensor, captions: list[str], *more: Any) -> tuple[Tensor, Tensor]:
+            return super().forward(waveform, num_samples, captions)
+
+    class Spoken(Batches):
+        def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+            for batch in super().epoch(epoch, first=first):
+                yield replace(batch, languages=["en", "de", "de", "en"])
+
+    run = trainer(tmp_path, plan=replace(PLAN, total_steps=1), loss="infonce")
+    run.encoder, run.batches = InTwoLanguages(), Spoken()
+    run.optimizer = build_optimizer(parameter_groups(run.encoder, lr=0.05, weight_decay=0.0))
+    (record,) = drift_of(fit(run))
+    assert -1 <= record["grad_cos_languages"] == record["grad_cos_languages_min"] <= 1
+    assert "grad_cos_added" not in record
 
 
 @pytest.mark.parametrize("stop_at", [1, 3])

@@ -1,7 +1,8 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from clapkit import registry
 from clapkit.errors import ConfigError, NumericalError
 from clapkit.training.checkpoint import generator_state
+from clapkit.training.distributed import OneProcess
 from clapkit.training.loop import Interrupted, Plan, Trainer, mean_output
 from clapkit.training.optimizer import build_optimizer, parameter_groups
 from clapkit.types import Batch, LossOutput, SilentReporter
@@ -359,7 +361,9 @@ def test_numbers_that_not_every_batch_has_are_averaged_over_those_that_have_them
 
 def test_speed_counts_the_clips_of_all_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(10_000))
-    monkeypatch.setattr("clapkit.training.loop.time.perf_counter", lambda: float(next(ticks)))
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))  # of these two modules: others ask the time, too
+    monkeypatch.setattr("clapkit.training.loop.time", clock)
+    monkeypatch.setattr("clapkit.training.arrivals.time", clock)
     (record,) = (r for r in fit(trainer(tmp_path, plan=unclipped(1, accum_steps=3))) if "loss" in r)
     # Asked at the start, before and after each of 3 batches, and now: 7 s for 3 batches of 4 clips, 3 s of them waited.
     assert record["clips_per_s"] == 12 / 7
@@ -440,6 +444,25 @@ def test_other_numbers_of_processes_go_on_with_a_checkpoint_of_two(
     assert len({float(seen["drawn"][0][0]) for seen in of_four}) == 4  # on each process something else
 
 
+def test_long_captions_add_up_over_processes_and_calls(tmp_path: Path) -> None:
+    class One(OneProcess):
+        def gather_values(self, value: Any) -> list[Any]:
+            return [value, (3, 2)] if isinstance(value, tuple) else [value]
+
+    class Other(OneProcess):
+        is_first = False
+
+    run = trainer(tmp_path)
+    run.progress.captions_cut, run.processes = 4, One()
+    run.save()
+    assert (run.progress.captions_cut, run.progress.captions_split) == (4, 0)
+    for processes, expected in ((OneProcess(), (7, 2)), (Other(), (0, 0))):
+        resumed = trainer(tmp_path)
+        resumed.processes = processes
+        resumed.resume(tmp_path / "last")
+        assert (resumed.progress.captions_cut, resumed.progress.captions_split) == expected
+
+
 def test_one_process_goes_on_with_a_checkpoint_of_two(tmp_path: Path) -> None:
     def drawn(seed: int) -> Tensor:
         resumed = trainer(tmp_path)
@@ -449,7 +472,7 @@ def test_one_process_goes_on_with_a_checkpoint_of_two(tmp_path: Path) -> None:
 
     run = trainer(tmp_path)
     fit(run)
-    run._write([generator_state(), generator_state()])
+    run._write([generator_state(), generator_state()], asdict(run.progress))
     assert torch.equal(drawn(0), drawn(0))
     assert not torch.equal(drawn(0), drawn(1))
 
@@ -457,7 +480,7 @@ def test_one_process_goes_on_with_a_checkpoint_of_two(tmp_path: Path) -> None:
 def test_a_checkpoint_from_before_there_were_several_processes_loads(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     fit(run)
-    run._write(generator_state())  # type: ignore[arg-type] - a single state where now is a list
+    run._write(generator_state(), asdict(run.progress))  # type: ignore[arg-type] - a single state where now is a list
     expected = torch.rand(3)
     resumed = trainer(tmp_path)
     resumed.resume(tmp_path / "last")

@@ -61,6 +61,8 @@ def test_everything_that_was_asked_for_is_there_in_rows_of_the_pairs(
     assert torch.equal(index, batch.index)
     assert context.variants.shape == (8, 2, 8)
     assert torch.equal(context.variant_truth, batch.variant_truth)
+    assert torch.equal(context.sentence_keys, batch.sentence_keys)
+    assert torch.equal(context.true_keys, batch.true_keys)
     assert context.language.tolist() == [int.from_bytes(tag.encode(), "big") for tag in batch.languages]
     for name in ("teacher_audio", "teacher_text", "audio_features", "text_features"):
         assert getattr(context, name).shape == (8, 8), name
@@ -102,7 +104,7 @@ def test_beside_what_the_batch_brings_there_is_only_what_was_asked_for(
     calls = watched(run)
     worker.fit(run)
     there = {name for name in Context.__dataclass_fields__ if getattr(calls[0][1], name) is not None}
-    assert there == {"language", "variants", "variant_truth"} | more
+    assert there == {"language", "variants", "variant_truth", "sentence_keys", "true_keys"} | more
     assert (run.teacher is None) == ("teacher" not in needs)
 
 

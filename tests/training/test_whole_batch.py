@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -52,6 +53,25 @@ def test_there_are_positives_across_the_processes(worker: ModuleType) -> None:
     assert not across.all()
 
 
+def test_parts_are_true_of_clips_of_the_other_process(worker: ModuleType) -> None:
+    batch = next(worker.Batches(OneProcess(), speaks=True).epoch(0))
+    parts, true_keys = batch.sentence_keys[:4, 1:], batch.true_keys[4:]
+    is_true = (parts[:, :, None, None] == true_keys).any(dim=3) & (parts != 0)[:, :, None]  # [4, V, 4]
+    assert is_true.any()
+    assert not is_true[parts != 0].all()
+
+
+def test_what_is_true_of_which_clip_counts_in_the_loss_of_several_processes(two_processes: Seen, worker: ModuleType) -> None:
+    """Otherwise the tests of it would compare what is never looked at."""
+    seen = two_processes["combined"][0]
+    assert_same(seen["parts in chunks"]["together"]["gradients"], seen["parts"]["alone"]["gradients"])
+    run = worker.trainer(OneProcess(), two_processes["folder"][0]["path"], form=("compa", {}))
+    spoken = run.batches.epoch
+    run.batches.epoch = lambda *args, **more: (replace(one, true_keys=None) for one in spoken(*args, **more))
+    plain = worker.seen_of(run)["gradients"]["encoder.text.weight"]
+    assert not torch.allclose(plain, seen["parts"]["alone"]["gradients"]["encoder.text.weight"])
+
+
 def test_gathering_without_gradients_and_averaging_would_give_half_of_it(two_processes: Seen) -> None:
     """The factor that a sum of exact parts does not have: 1 / size."""
     seen = two_processes["detached"][0]
@@ -60,10 +80,11 @@ def test_gathering_without_gradients_and_averaging_would_give_half_of_it(two_pro
         assert not torch.allclose(naive, whole)
 
 
+PARTS = ["parts", "parts in chunks"]
 WEIGHED = ["weighed", "weighed in chunks", "weighed and accumulated"]
 
 
-@pytest.mark.parametrize("case", ["whole", "chunks", "accumulated", "batch norm", "clipped", "fp16", *WEIGHED])
+@pytest.mark.parametrize("case", ["whole", "chunks", "accumulated", "batch norm", "clipped", "fp16", *WEIGHED, *PARTS])
 def test_two_processes_take_the_steps_of_one(two_processes: Seen, case: str) -> None:
     seen = two_processes["combined"][0][case]
     # A bias in front of a batch norm has no gradient but rounding, of which Adam makes steps of a visible size.

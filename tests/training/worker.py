@@ -182,7 +182,8 @@ class Batches:
 
     Args:
         processes: that share the batches.
-        speaks: whether captions have languages, and two variants each, some of which are true, some false and some missing.
+        speaks: whether captions have languages, and two variants each, some of which are true, also of other clips, some false
+            and some missing.
     """
 
     batches_per_epoch = 3
@@ -231,12 +232,26 @@ def _spoken(batch: Batch) -> Batch:
     """The same batch with languages and variants."""
     rows, which = batch.index, torch.arange(len(batch.index)) % CAPTIONS_PER_CLIP
     place = (CAPTIONS_PER_CLIP * rows + which)[:, None] * 2 + torch.arange(2)  # [B, V], of all variants there are
+    truth = (place % 3 - 1).to(torch.int8)
     return replace(
         batch,
         languages=[LANGUAGES[number] for number in (rows + which).remainder(len(LANGUAGES)).tolist()],
         variants=[str(600 + number) for number in place.flatten().tolist()],
-        variant_truth=(place % 3 - 1).to(torch.int8),
+        variant_truth=truth,
+        sentence_keys=torch.cat([batch.text_keys[:, 1:], (truth == 1) * _part_keys(place)], dim=1),
+        true_keys=_true_keys(batch),
     )
+
+
+def _part_keys(place: Tensor) -> Tensor:
+    """Keys of variants, of which several clips have the same."""
+    return 900 + place // 3 % 5
+
+
+def _true_keys(batch: Batch) -> Tensor:
+    """All captions of a clip with their true variants; the tables of two processes are not equally wide."""
+    all_places = batch.index[:, None] * CAPTIONS_PER_CLIP * 2 + torch.arange(CAPTIONS_PER_CLIP * 2)  # [B, 4]
+    return torch.cat([batch.clip_keys[:, 1:], (all_places % 3 == 2) * _part_keys(all_places)], dim=1)
 
 
 def told(
@@ -407,6 +422,10 @@ def combined(processes: Processes, folder: Path) -> dict[str, Any]:
         form = ("dbpm", {"wrapped": "svr", "warmup": 0.0, "c1": 0.5, "c2": 0.5})
         return seen_of(trainer(who, folder, form=form, total_steps=3, **plan))
 
+    def parts(who: Processes, **plan: Any) -> dict[str, Any]:
+        """Sentences that are true of clips of other processes too."""
+        return seen_of(trainer(who, folder, form=("compa", {}), **plan))
+
     return {
         "chunks": also_alone(processes, lambda who: steps(who, grad_cache_chunk=1)),
         "whole": also_alone(processes, steps),
@@ -414,6 +433,8 @@ def combined(processes: Processes, folder: Path) -> dict[str, Any]:
         "batch norm": also_alone(processes, lambda who: steps(who, batch_norm=True, total_steps=4)),
         "clipped": also_alone(processes, lambda who: steps(who, clip_grad=1e-3, total_steps=3)),
         "fp16": also_alone(processes, lambda who: steps(who, precision="fp16", total_steps=3)),
+        "parts in chunks": also_alone(processes, lambda who: parts(who, grad_cache_chunk=1)),
+        "parts": also_alone(processes, parts),
         "weighed": also_alone(processes, weighed),
         "weighed in chunks": also_alone(processes, lambda who: weighed(who, grad_cache_chunk=1)),
         "weighed and accumulated": also_alone(processes, lambda who: weighed(who, accum_steps=2)),
@@ -487,7 +508,7 @@ def together(processes: Processes, folder: Path) -> dict[str, Any]:
     fit(whole)
     stopped = dropping("stopped")
     writes = []
-    write, stopped._write = stopped._write, lambda state: (writes.append(stopped.progress.step), write(state))  # type: ignore[method-assign, assignment, func-returns-value]
+    write, stopped._write = stopped._write, lambda *given: (writes.append(stopped.progress.step), write(*given))  # type: ignore[method-assign, assignment, func-returns-value]
     try:
         # Only the last process is asked to stop.
         fit(stopped, should_stop=lambda: processes.rank == processes.size - 1 and stopped.progress.step == 4)

@@ -11,7 +11,7 @@ from clapkit.errors import ConfigError, UnknownNameError
 from clapkit.steps.comparison.per_query import evaluated_ids
 from clapkit.steps.evaluation.result import Mark, Outcome
 
-_OF_THE_MODEL = tuple(f"audio_policy.{fact}" for fact in ("sample_rate", "window_s", "hop_s", "fusion"))
+_OF_THE_MODEL = tuple(f"audio_policy.{fact}" for fact in ("sample_rate", "window_s", "hop_s", "pool"))
 """What a model is made for, not how it was measured: told, but no reason for a mark."""
 _LONGEST_VALUE = 40
 
@@ -69,7 +69,7 @@ def protocol_differences(outcome: Outcome, baseline: Outcome) -> dict[str, tuple
 def protocol_marks(outcomes: Sequence[Outcome], baseline: str | None = None) -> list[list[Mark]]:
     """Marks of models that were measured by another protocol than the baseline.
 
-    The sample rate and the window of a model are its own and no reason for a mark.
+    Sample rate, window and pooling of a model are its own and no reason for a mark.
 
     Args:
         outcomes: evaluated models.

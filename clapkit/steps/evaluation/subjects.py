@@ -184,19 +184,22 @@ def _given(address: str, config: EvalConfig) -> Subject:
 
 
 def _audio_policy(subject: Subject, evaluated: Evaluated) -> dict[str, Any]:
+    """How audio was cut and pooled; ``pool`` names what made one vector of the windows of a clip."""
     if evaluated.model is None:
         assert subject.given is not None
-        # The precision stands beside the policy, as for a model that is run here.
-        return {key: value for key, value in subject.given.policy.items() if key != "precision"} or {"made": "elsewhere"}
-    spec, fusion = evaluated.model.audio_spec, evaluated.model.fusion
-    policy = {
+        # The precision stands beside the policy, as for a model that is run here. Of a table, pool is an option of embed and
+        # fusion what the model did for it.
+        policy = {key: value for key, value in subject.given.policy.items() if key not in ("precision", "fusion")}
+        fusion = subject.given.policy.get("fusion")
+        return policy | ({} if fusion is None else {"pool": fusion}) or {"made": "elsewhere"}
+    spec = evaluated.model.audio_spec
+    return {
         "sample_rate": spec.sample_rate,
         "window_s": spec.window_s,
         "hop_s": spec.window_s,
         "padding": "zeros",
-        "pool": "mean",
+        "pool": evaluated.model.fusion,
     }
-    return policy if fusion == "mean" else policy | {"fusion": fusion}
 
 
 def _only(split: Manifest, rows: np.ndarray) -> Manifest:
