@@ -1,4 +1,4 @@
-"""One embedding on two processes that know of each other as torchrun tells them; slow tests start some as a user does."""
+"""One embedding on two processes; tests/steps/test_train_processes.py starts some as a user does, and so do slow tests here."""
 
 import json
 import os

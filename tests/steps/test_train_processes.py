@@ -1,4 +1,4 @@
-"""One training on two processes that know of each other as torchrun tells them; slow tests start some as a user does."""
+"""One training on two processes, started as a user starts it."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def metrics(folder: Path) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, make_tones, clapkit_call, processes, group_of):
+def trained(tmp_path_factory, make_tones, clapkit_call):
     """The same training on one process, this one, and on two."""
     place = tmp_path_factory.mktemp("processes")
     manifest = make_tones(place / "tones", train=16, val=5)
@@ -43,15 +43,9 @@ def trained(tmp_path_factory, make_tones, clapkit_call, processes, group_of):
         patch.chdir(place)
         alone = clapkit_call(*command, "--name", "alone")
     assert alone.exit_code == 0, alone.stderr
-    with group_of(2) as members:
-        children = []
-        for rank, member in enumerate(members):
-            said = {"stdout": place / f"printed-{rank}", "stderr": place / f"said-{rank}"}
-            children.append(processes.start(*command, "--name", "together", "--json", folder=place, **said, **member))
-        codes = [processes.wait(child) for child in children]
-    printed, said = ("".join((place / f"{name}-{rank}").read_text() for rank in "01") for name in ("printed", "said"))
-    assert codes == [0, 0], said
-    return place / "runs" / "train", subprocess.CompletedProcess(command, 0, printed, said)
+    together = run(*TORCHRUN, "clapkit", *command, "--name", "together", "--json", cwd=place)
+    assert together.returncode == 0, together.stderr
+    return place / "runs" / "train", together
 
 
 def test_two_processes_train_the_model_that_one_trains(trained):
